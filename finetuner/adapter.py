@@ -1,0 +1,126 @@
+"""The LoRA on the transformer: add it, set its strength, save it, load another into its place.
+
+The adapter is never merged. peft adds scaling * B A x to each layer's output, so that strength s is exactly s times the
+change, and 0 is exactly the base.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+ADAPTER = "default"
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+MODULATION = ("norm.linear", "norm1.linear", "norm1_context.linear")
+
+
+def target_names(transformer: FluxTransformer2DModel) -> list[str]:
+    """Full names of the linears inside the double and single blocks, modulation left out (418 in FLUX.1).
+
+    Modulation acts on every token alike: trained on a few images, it moves every picture's colours. Full names, since
+    peft's suffix match on ``proj_out`` would also catch the transformer's own output layer.
+    """
+    blocks = ("transformer_blocks.", "single_transformer_blocks.")
+    return [
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(blocks) and not name.endswith(MODULATION)
+    ]
+
+
+def add_adapter(transformer: FluxTransformer2DModel, rank: int, seed: int) -> None:
+    """Add a LoRA that changes nothing yet: A random, B zero, alpha = rank, float32 whatever the base's dtype."""
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=target_names(transformer), init_lora_weights=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformer.add_adapter(config, adapter_name=ADAPTER)
+    for parameter in (p for p in transformer.parameters() if p.requires_grad):
+        parameter.data = parameter.data.float()
+
+
+def lora_layers(transformer: FluxTransformer2DModel) -> dict[str, LoraLayer]:
+    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
+
+
+def set_strength(transformer: FluxTransformer2DModel, strength: float) -> None:
+    """Scale the adapter's change by ``strength``. peft's own ways to do so reload, recompile or compound."""
+    for layer in lora_layers(transformer).values():
+        layer.scaling[ADAPTER] = strength
+
+
+def adapter_weights(transformer: FluxTransformer2DModel) -> dict[str, torch.Tensor]:
+    """The LoRA's tensors on the CPU, by their names in the saved file (without diffusers' prefix)."""
+    return {
+        name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(transformer, adapter_name=ADAPTER).items()
+    }
+
+
+def save_adapter(weights: dict[str, torch.Tensor], rank: int, folder: Path) -> Path:
+    """Write the LoRA so that plain ``FluxPipeline.load_lora_weights`` reads it, unmodified.
+
+    float16: its 11 bits of mantissa hold LoRA weights (all far below 65504) better than bfloat16's 8.
+    """
+    half = {name: tensor.half() for name, tensor in weights.items()}
+    targets = sorted({name.rsplit(".lora_", 1)[0] for name in weights})
+    metadata = {"r": rank, "lora_alpha": rank, "target_modules": targets}
+    FluxPipeline.save_lora_weights(folder, transformer_lora_layers=half, transformer_lora_adapter_metadata=metadata)
+    return folder / WEIGHTS_NAME
+
+
+def read_adapter(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a saved LoRA, by the names that `adapter_weights` gives them."""
+    return {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+
+
+class Slot:
+    """A place for one adapter in a transformer, made once; adapters of up to its rank are copied in and out of it.
+
+    Nothing is added or removed when the finetune changes, so nothing is compiled or allocated again. A smaller rank is
+    padded with zeros, which add nothing.
+    """
+
+    def __init__(self, transformer: FluxTransformer2DModel, rank: int):
+        add_adapter(transformer, rank, seed=0)
+        transformer.requires_grad_(False)
+        self.transformer = transformer
+        self.rank = rank
+        self.parameters = {
+            f"{name}.lora_{matrix}.weight": getattr(layer, f"lora_{matrix}")[ADAPTER].weight
+            for name, layer in lora_layers(transformer).items()
+            for matrix in "AB"
+        }
+        self.clear()
+
+    def clear(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.zero_()
+
+    def load(self, weights: dict[str, torch.Tensor]) -> None:
+        """Put an adapter in.
+
+        Raises:
+            ValueError: the weights do not fit the transformer; the slot is as it was.
+        """
+        unknown = weights.keys() - self.parameters.keys()
+        if unknown:
+            raise ValueError(
+                f"the LoRA has {len(unknown)} tensors that this base has no place for, for example {min(unknown)!r}."
+            )
+        for name, tensor in weights.items():
+            place = self.parameters[name]
+            if tensor.dim() != 2 or any(side > room for side, room in zip(tensor.shape, place.shape, strict=True)):
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; this base has room for {tuple(place.shape)}.")
+        self.clear()
+        for name, tensor in weights.items():
+            place = self.parameters[name]
+            place[: tensor.shape[0], : tensor.shape[1]].copy_(tensor)

@@ -1,0 +1,145 @@
+"""The whole training job, top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+
+from finetuner import adapter, archive, captions, delta, encode, report
+from finetuner.base import WEIGHTS, Base, choose_base
+from finetuner.checkpoint import Checkpoint
+from finetuner.extract import extract
+from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
+from finetuner.store import Store
+from finetuner.trainer import History, train
+
+log = logging.getLogger(__name__)
+
+JOBS = WEIGHTS / "jobs"
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
+
+
+def finetune(request: FinetuneRequest) -> str:
+    """Train a finetune and publish it; returns its id.
+
+    A job that was killed goes on from its checkpoint when the same request comes again, to the same weights.
+
+    Raises:
+        ValueError: an input, the archive or the base is not usable; said before anything heavy is loaded.
+        FloatingPointError: the training diverged; nothing is published.
+    """
+    seconds: dict[str, float] = {}
+    base = choose_base()
+    with phase("archive", seconds):
+        examples = archive.open_archive(request.input_images)
+        data_fingerprint = encode.fingerprint(examples)
+    job = job_fingerprint(request, base, data_fingerprint)
+    recipe = recipe_for(request, base, seed=int(job[:12], 16))
+    log.info("Recipe: %s", recipe.describe())
+    examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
+
+    store = Store()
+    with Checkpoint(JOBS / job) as checkpoint, store.staging() as staged:
+        prompts = report.sheet_prompts(request.mode, request.trigger_word)
+        with phase("encode", seconds):
+            dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
+        with phase("load", seconds):
+            transformer = base.load_transformer()
+        with phase("train", seconds):
+            learned = learn(transformer, dataset, base, recipe, checkpoint)
+        with phase("report", seconds):
+            adapter.save_adapter(learned.weights, recipe.rank, staged)
+            save_captions(examples, staged / "captions")
+            summary = {"images": len(examples), "final_loss": final_loss(learned.history), **learned.extraction}
+            pipeline = sampling_pipeline(base, transformer)
+            report.write_report(staged / "report", pipeline, base, request, prompts, sheet_texts, learned.history, summary)
+        manifest = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "base": base.describe(),
+            "inputs": request.inputs(),
+            "recipe": asdict(recipe),
+            "data_fingerprint": data_fingerprint,
+            **summary,
+            "losses": [round(loss, 6) for loss in learned.history.losses],
+            "seconds": {name: round(spent, 2) for name, spent in seconds.items()},
+            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        }
+        finetune_id = store.publish(staged, manifest)
+    log.info("Published finetune %s in %.0f s", finetune_id, sum(seconds.values()))
+    return finetune_id
+
+
+@dataclass(frozen=True)
+class Learned:
+    weights: dict[str, torch.Tensor]  # the LoRA, as `adapter.adapter_weights` names it
+    history: History
+    extraction: dict  # what the manifest says of it; empty where there was none
+
+
+def learn(
+    transformer: FluxTransformer2DModel, dataset: encode.Dataset, base: Base, recipe: Recipe, checkpoint: Checkpoint
+) -> Learned:
+    """Train a LoRA, or all block linears and a LoRA extracted from their change; it is left in the transformer."""
+    scheduler = base.load_scheduler()
+    if recipe.finetune_type == "lora":
+        adapter.add_adapter(transformer, recipe.rank, recipe.seed)
+        trainable = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+        history = train(transformer, LoraOptimizer(trainable, recipe), dataset, scheduler, recipe, checkpoint)
+        return Learned(adapter.adapter_weights(transformer), history, {})
+    delta.add_deltas(transformer)
+    optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe)
+    history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
+    extraction = extract(delta.remove_deltas(transformer), recipe.rank, recipe.seed)
+    adapter.Slot(transformer, recipe.rank).load(extraction.weights)
+    log.info("The LoRA of rank %d keeps %.1f %% of the change's energy", recipe.rank, 100 * extraction.total_energy)
+    return Learned(extraction.weights, history, {"energy_kept": extraction.total_energy, "energy_by_linear": extraction.energy})
+
+
+def job_fingerprint(request: FinetuneRequest, base: Base, data_fingerprint: str) -> str:
+    """SHA-256 of all that decides a job's result: the recipe follows from it, so the seed and the checkpoint do too."""
+    inputs = request.inputs()
+    del inputs["input_images"]  # its content counts, not its name
+    facts = [inputs, asdict(recipe_for(request, base, seed=0)), base.fingerprint, data_fingerprint]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def save_captions(examples: list[archive.Example], folder: Path) -> None:
+    """What each image was trained on, as the caption files that a next archive can carry."""
+    for example in examples:
+        path = folder / example.caption_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(example.caption + "\n")
+
+
+def final_loss(history: History) -> float:
+    """Mean loss over the last tenth of the steps."""
+    last = history.losses[-max(1, len(history.losses) // 10) :]
+    return sum(last) / len(last)
+
+
+def sampling_pipeline(base: Base, transformer: FluxTransformer2DModel) -> FluxPipeline:
+    """A pipeline around the trained transformer; prompts come to it as embeddings."""
+    pipeline = FluxPipeline(base.load_scheduler(), base.load_vae(), None, None, None, None, transformer)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@contextmanager
+def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Name the phase in the log and note how long it took."""
+    started = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - started
+    log.info("Phase %s: %.1f s", name, seconds[name])

@@ -1,0 +1,60 @@
+"""The rectified-flow objective, as FLUX was trained: a straight path from the image's latents to noise.
+
+Latents are packed as FluxPipeline packs them: [B, tokens, channels], a token being a 2x2 patch of latent pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+from finetuner.encode import Batch
+
+
+def sample_sigmas(count: int, shift: float, logit_mean: float, logit_std: float, generator: torch.Generator) -> torch.Tensor:
+    """Noise levels in 0..1: logit-normal (Esser et al. 2024), then shifted as sampling at this size is. float32 [count].
+
+    Stratified: each of ``count`` equal shares of the distribution gives one, so that even a batch of 4 sees high and low
+    noise in every step.
+    """
+    quantiles = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    sigmas = torch.sigmoid(logit_mean + logit_std * torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6)))
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def resolution_shift(scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> float:
+    """How much more of the path an image of this many tokens spends at high noise: exp(mu), as FluxPipeline computes mu, or the
+    constant of a base that samples without it (schnell)."""
+    config = scheduler.config
+    if not config.use_dynamic_shifting:
+        return config.shift
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return math.exp(config.base_shift + slope * (tokens - config.base_image_seq_len))
+
+
+def predict_velocity(
+    transformer: FluxTransformer2DModel, noisy: torch.Tensor, sigmas: torch.Tensor, batch: Batch, guidance: float
+) -> torch.Tensor:
+    """The transformer's velocity at ``noisy``: [B, tokens, channels], float32."""
+    dtype = batch.text_embeds.dtype
+    return transformer(
+        hidden_states=noisy.to(dtype),
+        timestep=sigmas.to(dtype),
+        guidance=torch.full_like(sigmas, guidance) if transformer.config.guidance_embeds else None,
+        pooled_projections=batch.pooled_embeds,
+        encoder_hidden_states=batch.text_embeds,
+        txt_ids=batch.text_ids,
+        img_ids=batch.image_ids,
+        return_dict=False,
+    )[0].float()
+
+
+def flow_loss(
+    transformer: FluxTransformer2DModel, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor, guidance: float
+) -> torch.Tensor:
+    """Mean squared error between the predicted velocity and noise - latents. A float32 scalar."""
+    noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
+    velocity = predict_velocity(transformer, noisy, sigmas, batch, guidance)
+    return torch.nn.functional.mse_loss(velocity, noise - batch.latents)

@@ -1,0 +1,106 @@
+"""What was asked for, and every number of the training that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from finetuner.base import Base
+
+MODES = ("general", "character", "style", "product")
+PRIORITIES = ("speed", "quality", "high_res_only")
+CAPTIONINGS = ("automatic", "captioning-enabled", "captioning-disabled")
+FINETUNE_TYPES = ("lora", "full")
+RANKS = (16, 32)
+STEPS = (1, 6000)
+LEARNING_RATES = (1e-6, 5e-3)
+DOCUMENTED_LEARNING_RATE = {"lora": 1e-4, "full": 1e-5}  # what an unset learning_rate means, by finetune_type
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """The nine documented inputs.
+
+    Raises:
+        ValueError: an input is outside what is documented; the sentence names the field and what it takes.
+    """
+
+    input_images: Path
+    training_steps: int = 300
+    trigger_word: str = "TOK"
+    mode: str = "general"
+    learning_rate: float | None = None
+    captioning: str = "automatic"
+    priority: str = "quality"
+    finetune_type: str = "full"
+    lora_rank: int = 32
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("mode", MODES),
+            ("priority", PRIORITIES),
+            ("captioning", CAPTIONINGS),
+            ("finetune_type", FINETUNE_TYPES),
+            ("lora_rank", RANKS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(map(str, choices))}.")
+        if not STEPS[0] <= self.training_steps <= STEPS[1]:
+            raise ValueError(f"training_steps: {self.training_steps} is not between {STEPS[0]} and {STEPS[1]}.")
+        if self.learning_rate is not None and not LEARNING_RATES[0] <= self.learning_rate <= LEARNING_RATES[1]:
+            raise ValueError(
+                f"learning_rate: {self.learning_rate:g} is not between {LEARNING_RATES[0]:g} and {LEARNING_RATES[1]:g}."
+            )
+        if not self.trigger_word.strip():
+            raise ValueError("trigger_word: is empty. Give a made-up word, for example TOK: prompts name the concept by it.")
+        if len(self.trigger_word.split()) > 1:
+            raise ValueError(f"trigger_word: {self.trigger_word!r} is more than one word. Join it, for example with '_'.")
+
+    def inputs(self) -> dict:
+        """The inputs as JSON values; the archive by its name alone (its place is temporary)."""
+        return asdict(self) | {"input_images": self.input_images.name}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number of one training. Decided before anything heavy is loaded, stored with the finetune."""
+
+    finetune_type: str
+    steps: int
+    rank: int
+    resolutions: tuple[int, ...]  # sides of the square areas, in pixels; images keep their aspect ratio
+    learning_rate: float  # as asked for or documented, times the base's scale
+    logit_mean: float  # of the logit-normal timesteps
+    guidance: float  # the guidance embedding in training
+
+    batch_size: int = 4  # fal trains 250 steps at 4 and more; batch 1 at documented rates "makes no tangible difference"
+    lora_b_rate: float = 4.0  # LoRA B learns this much faster than A (LoRA+, Hayou et al. 2024; fal uses 3)
+    warmup_share: float = 0.05  # of the steps: Adam's first estimates are noise
+    final_rate: float = 0.1  # cosine decay down to this share: the last steps settle what the first ones found
+    betas: tuple[float, float] = (0.9, 0.99)  # a second moment over 100 steps fits into a 300-step job
+    weight_decay: float = 0.01  # on the LoRA: keeps unused directions small
+    clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
+    caption_dropout: float = 0.05  # Replicate's flux-fine-tuner; keeps the empty prompt's meaning near the base's
+    logit_std: float = 1.0  # of the logit-normal timesteps (Esser et al. 2024)
+    seed: int = field(default=0)  # from the job's fingerprint: the same job gives the same weights
+
+    def describe(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
+
+
+# Composition and looks are decided at high noise, likeness at low noise: a style wants its timesteps a little higher.
+LOGIT_MEAN = {"general": 0.0, "character": 0.0, "product": 0.0, "style": 0.25}
+
+
+def recipe_for(request: FinetuneRequest, base: Base, seed: int) -> Recipe:
+    rate = request.learning_rate or DOCUMENTED_LEARNING_RATE[request.finetune_type]
+    return Recipe(
+        finetune_type=request.finetune_type,
+        steps=request.training_steps,
+        rank=request.lora_rank,
+        resolutions=base.resolutions[request.priority],
+        learning_rate=rate * base.learning_rate_scale,
+        logit_mean=LOGIT_MEAN[request.mode],
+        guidance=base.training_guidance,
+        seed=seed,
+    )

@@ -1,0 +1,92 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from tqdm import tqdm
+
+from finetuner.checkpoint import Checkpoint
+from finetuner.encode import Dataset, schedule
+from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
+from finetuner.optim import InBackwardOptimizer, LoraOptimizer, rate_factor
+from finetuner.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+SMOOTHING = 0.95  # of the loss that people are shown: a single step's depends mostly on its noise levels
+
+
+@dataclass
+class History:
+    """One value a step."""
+
+    losses: list[float] = field(default_factory=list)
+    smoothed_losses: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
+
+    def append(self, loss: float, gradient_norm: float) -> None:
+        before = self.smoothed_losses[-1] if self.losses else loss
+        self.losses.append(loss)
+        self.smoothed_losses.append(SMOOTHING * before + (1 - SMOOTHING) * loss)
+        self.gradient_norms.append(gradient_norm)
+
+    def state_dict(self) -> dict:
+        return vars(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+def train(
+    transformer: FluxTransformer2DModel,
+    optimizer: LoraOptimizer | InBackwardOptimizer,
+    dataset: Dataset,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+) -> History:
+    """Train what is trainable in ``transformer``, going on from ``checkpoint`` where it holds a state.
+
+    Every step draws from a generator of its own, so that a resumed job ends with the same bits as one that ran through.
+
+    Raises:
+        FloatingPointError: the loss or the gradient is not finite.
+    """
+    plan = schedule(dataset.buckets, recipe.steps, recipe.batch_size, recipe.seed)
+    history = History()
+    checkpoint.restore(optimizer=optimizer, history=history)
+    done = len(history.losses)
+    with tqdm(total=recipe.steps, initial=done, desc="Training", unit="step", mininterval=1) as progress:
+        for step, (size, rows) in enumerate(plan[done:], start=done):
+            generator = torch.Generator().manual_seed(recipe.seed + step)
+            dropped = torch.rand(len(rows), generator=generator) < recipe.caption_dropout
+            batch = dataset.batch(size, rows, dropped, generator)
+            noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
+            shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])
+            sigmas = sample_sigmas(len(rows), shift, recipe.logit_mean, recipe.logit_std, generator).to(noise.device)
+
+            optimizer.set_rate(rate_factor(step, recipe))
+            loss = flow_loss(transformer, batch, noise, sigmas, recipe.guidance)
+            loss.backward()
+            norm = optimizer.step()
+
+            _require_finite(step, loss.item(), norm, recipe)
+            history.append(loss.item(), norm)
+            checkpoint.save_when_due(optimizer=optimizer, history=history)
+            progress.set_postfix(loss=f"{history.smoothed_losses[-1]:.4f}", refresh=False)
+            progress.update()
+    return history
+
+
+def _require_finite(step: int, loss: float, norm: float, recipe: Recipe) -> None:
+    if not math.isfinite(loss + norm):
+        rate = recipe.learning_rate * rate_factor(step, recipe)
+        raise FloatingPointError(
+            f"learning_rate: training broke at step {step + 1} of {recipe.steps}: the loss is {loss} and the gradient {norm},"
+            f" at a learning rate of {rate:g} (base scale included). Nothing was published. Try again with a learning_rate a third as high."
+        )

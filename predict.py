@@ -1,0 +1,93 @@
+"""Cog's prediction entrypoint: a prompt and a finetune in, one image out."""
+
+import pathlib
+from typing import Optional
+
+from cog import BaseRunner, Input, Path
+
+from finetuner.generate import Generator, ImageRequest
+from logs import show_library_log
+
+
+class Predictor(BaseRunner):
+    def setup(self) -> None:
+        show_library_log()
+        self.generator = Generator.open()
+        self.previous_image: pathlib.Path | None = None
+
+    def run(
+        self,
+        prompt: str = Input(
+            description="What the image is to show. It must contain the trigger word of the finetune, or the concept will not appear."
+        ),
+        finetune_id: str = Input(
+            description="The id that the training returned. It must belong to the base model that this server runs."
+        ),
+        finetune_strength: float = Input(
+            default=1,
+            ge=0,
+            le=2,
+            description="How strongly the finetune acts: 0 leaves the base model as it is, 1 is as trained. Go up to 1.4, for a style even further, when the concept is too weak, and below 1 when it overpowers the prompt.",
+        ),
+        aspect_ratio: str = Input(
+            default="1:1",
+            choices=["custom", "1:1", "21:9", "16:9", "3:2", "4:3", "5:4", "4:5", "3:4", "2:3", "9:16", "9:21"],
+            description="The shape of the image, width to height. With custom, width and height decide.",
+        ),
+        width: Optional[int] = Input(
+            default=None,
+            ge=256,
+            le=1440,
+            description="Width in pixels, rounded to a multiple of 32. Only for aspect_ratio custom.",
+        ),
+        height: Optional[int] = Input(
+            default=None,
+            ge=256,
+            le=1440,
+            description="Height in pixels, rounded to a multiple of 32. Only for aspect_ratio custom.",
+        ),
+        steps: int = Input(
+            default=40,
+            ge=1,
+            le=50,
+            description="How many denoising steps to take. Fewer are faster, more are finer.",
+        ),
+        guidance: float = Input(
+            default=3,
+            ge=2,
+            le=5,
+            description="How closely the image follows the prompt. Lower looks more natural, higher is more literal.",
+        ),
+        seed: Optional[int] = Input(
+            default=None,
+            description="The same seed with the same inputs gives the same image. Left out, every request draws a new one.",
+        ),
+        output_format: str = Input(
+            default="jpg",
+            choices=["jpg", "png"],
+            description="The file format of the image.",
+        ),
+    ) -> Path:
+        self.delete_previous_image()
+        self.previous_image = self.generator.generate(
+            ImageRequest(
+                prompt=prompt,
+                finetune_id=finetune_id,
+                # Cog checks the numbers but does not convert them: 3.0 arrives for an int, 1 for a float.
+                finetune_strength=float(finetune_strength),
+                aspect_ratio=aspect_ratio,
+                width=None if width is None else int(width),
+                height=None if height is None else int(height),
+                steps=int(steps),
+                guidance=float(guidance),
+                seed=None if seed is None else int(seed),
+                output_format=output_format,
+            )
+        )
+        return Path(self.previous_image)
+
+    def delete_previous_image(self) -> None:
+        # Cog sends an output file but never deletes it, and a server that runs for weeks would fill its disk.
+        if self.previous_image is not None:
+            self.previous_image.unlink(missing_ok=True)
+            self.previous_image = None

@@ -1,0 +1,47 @@
+"""Build the embedded base from nothing: ``script/build-embedded-base``. Goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+
+from . import codec, evaluate, pictures, text, transformer
+from .card import model_card
+from .checkpoints import Checkpoints
+from .export import NAME, export
+
+BUILD = Path("build/embedded-base")
+WEIGHTS = Path("weights") / NAME
+
+
+def main() -> None:
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    torch.set_num_threads(2)  # what the steps and seeds were measured with; more threads change the last bits
+    checkpoints = Checkpoints(BUILD / "checkpoints")
+    drawings = BUILD / "pictures"
+
+    pictures.fetch(drawings)
+    concepts = pictures.concepts(drawings)
+    vae = codec.train(drawings, checkpoints)
+    encoders = text.new_text_encoders(drawings, concepts, BUILD / "tokenizers")
+    scenes = transformer.cache_all(drawings, concepts, vae, BUILD / "latents.pt")
+    batches = transformer.Batches(scenes, concepts, vae)
+    model = transformer.train(encoders, batches, checkpoints)
+    model = transformer.distill_guidance(model, encoders, batches, checkpoints)
+
+    staged = BUILD / NAME
+    shutil.rmtree(staged, ignore_errors=True)
+    pipeline = export(staged, vae, encoders, model)
+    figures = evaluate.evaluate(drawings, pipeline, concepts, staged)
+    logging.info("Measured: %s", json.dumps(figures))
+    (staged / "README.md").write_text(model_card(concepts, figures))
+    shutil.rmtree(WEIGHTS, ignore_errors=True)
+    shutil.copytree(staged, WEIGHTS)
+    logging.info("Built %s, %.1f MB", WEIGHTS, sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) / 1e6)
+
+
+main()

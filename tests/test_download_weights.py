@@ -1,0 +1,192 @@
+"""script/download-weights against a small hub of our own, with a base of a few bytes."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from script import download_weights
+
+PROJECT = Path(__file__).parent.parent
+BASE = "FLUX.1-dev"
+REPOSITORY = f"{download_weights.OWNER}/{BASE}"
+REVISION = download_weights.REVISIONS[BASE]
+
+NEEDED = {
+    "LICENSE.md": b"licence",
+    "model_index.json": b"{}",
+    "transformer/diffusion_pytorch_model.safetensors": b"transformer" * 1000,
+    "vae/config.json": b'{"latent_channels": 16}',
+}
+NOT_NEEDED = {"flux1-dev.safetensors": b"the same again", "ae.safetensors": b"and again", "README.md": b"card"}
+FILES = NEEDED | NOT_NEEDED
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves FILES to whoever has accepted the licence, and remembers what was fetched."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.accepted = True
+        self.listed_sizes = {name: len(content) for name, content in FILES.items()}
+        self.fetched: list[str] = []
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == f"/api/models/{REPOSITORY}/revision/{REVISION}":
+            self.send_json(self.model_info())
+        elif path == f"/api/models/{REPOSITORY}/tree/{REVISION}":
+            self.send_json([{"type": "file", "oid": "0", "path": name, "size": len(FILES[name])} for name in FILES])
+        else:
+            self.send_file(path.removeprefix(f"/{REPOSITORY}/resolve/{REVISION}/"))
+
+    def model_info(self) -> dict:
+        siblings = [{"rfilename": name, "size": size} for name, size in self.server.listed_sizes.items()]
+        return {"id": REPOSITORY, "sha": REVISION, "gated": "auto", "siblings": siblings}
+
+    def send_json(self, answer) -> None:
+        self.answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def send_file(self, name: str) -> None:
+        if name not in FILES:
+            self.answer(404, b"", {})
+        elif not self.server.accepted:
+            self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        else:
+            if self.command == "GET":
+                self.server.fetched.append(name)
+            etag = hashlib.sha256(FILES[name]).hexdigest()
+            self.answer(200, FILES[name], {"ETag": f'"{etag}"', "X-Repo-Commit": REVISION})
+
+    def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def hub():
+    with Hub() as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        yield hub
+        hub.shutdown()
+
+
+@pytest.fixture
+def download(hub, tmp_path):
+    """Run the script in a process of its own: huggingface_hub reads its settings once, when it is imported."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        script = (
+            "import sys; from pathlib import Path; from script import download_weights as script;"
+            "script.WEIGHTS = Path(sys.argv[1]); sys.exit(script.main(sys.argv[2:]))"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "weights", *arguments],
+            cwd=PROJECT,
+            env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_test"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_flux_dev_is_the_default_base():
+    assert download_weights.parse([]) == "FLUX.1-dev"
+    assert download_weights.parse(["FLUX.1-Krea-dev"]) == "FLUX.1-Krea-dev"
+
+
+def test_an_unknown_base_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as exit:
+        download_weights.parse(["FLUX.2"])
+    assert exit.value.code == 2
+    message = capsys.readouterr().err
+    assert "'FLUX.2'" in message
+    assert all(base in message for base in ("FLUX.1-dev", "FLUX.1-schnell", "FLUX.1-Krea-dev"))
+
+
+@pytest.mark.parametrize("revision", download_weights.REVISIONS.values())
+def test_revisions_are_commits(revision):
+    assert len(bytes.fromhex(revision)) == 20
+
+
+def test_only_what_diffusers_loads_is_downloaded(download, hub, tmp_path):
+    result = download(BASE)
+    assert result.returncode == 0, result.stderr
+    assert files_under(tmp_path / "weights" / BASE) == NEEDED
+    assert hub.fetched[-1] == "model_index.json"
+
+
+def test_a_second_run_resumes(download, hub, tmp_path):
+    folder = tmp_path / "weights" / BASE
+    (folder / "vae").mkdir(parents=True)
+    (folder / "vae/config.json").write_bytes(NEEDED["vae/config.json"])
+    assert download(BASE).returncode == 0
+    assert "vae/config.json" not in hub.fetched
+    hub.fetched.clear()
+    assert download(BASE).returncode == 0
+    assert hub.fetched == []
+
+
+def test_a_file_of_the_wrong_size_is_named(download, hub, tmp_path):
+    hub.listed_sizes["vae/config.json"] += 1
+    result = download(BASE)
+    assert result.returncode == 1
+    assert "vae/config.json" in result.stderr
+    assert not (tmp_path / "weights" / BASE / "model_index.json").exists()
+
+
+def test_without_a_token_it_says_where_to_accept_the_licence(download, hub):
+    result = download(BASE, HF_TOKEN="")
+    assert result.returncode == 1
+    assert f"{hub.url}/{REPOSITORY}" in result.stderr
+    assert "HF_TOKEN" in result.stderr
+    assert hub.fetched == []
+
+
+def test_a_token_whose_owner_has_not_accepted_the_licence(download, hub):
+    hub.accepted = False
+    result = download(BASE)
+    assert result.returncode == 1
+    assert result.stderr.rstrip().splitlines()[-1].startswith(f"script/download-weights: {BASE} is gated. Accept its")
+
+
+def test_too_little_space_is_said_before_the_download(download, hub):
+    hub.listed_sizes["transformer/diffusion_pytorch_model.safetensors"] = 10**18
+    result = download(BASE)
+    assert result.returncode == 1
+    assert "1000000000.0 GB are still to be downloaded" in result.stderr
+    assert hub.fetched == []
+
+
+def test_a_hub_out_of_reach(download):
+    result = download(BASE, HF_ENDPOINT="http://127.0.0.1:1")
+    assert result.returncode == 1
+    assert f"{BASE} was not downloaded" in result.stderr
+    assert "Traceback" not in result.stderr

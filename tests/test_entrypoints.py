@@ -1,0 +1,113 @@
+"""train.py and predict.py on their own: what they hand to the library, and what they leave behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cog
+import pytest
+
+import predict
+import train
+
+PROJECT = Path(__file__).parent.parent
+
+# As Cog hands them over: 3.0 passes for an integer and 1 for a number.
+TRAINING = {
+    "input_images": cog.Path("photos.zip"),
+    "training_steps": 3.0,
+    "trigger_word": "TOK",
+    "mode": "style",
+    "learning_rate": None,
+    "captioning": "automatic",
+    "priority": "speed",
+    "finetune_type": "lora",
+    "lora_rank": 16.0,
+}
+PREDICTION = {
+    "prompt": "a photo of TOK",
+    "finetune_id": "00000000-0000-4000-8000-000000000000",
+    "finetune_strength": 1,
+    "aspect_ratio": "custom",
+    "width": 512.0,
+    "height": 256.0,
+    "steps": 20.0,
+    "guidance": 3,
+    "seed": 7.0,
+    "output_format": "png",
+}
+
+
+class GeneratorWithoutModel:
+    """Writes a file for each request; fails where the prompt says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.requests = []
+
+    def generate(self, request) -> Path:
+        self.requests.append(request)
+        if request.prompt == "fail":
+            raise ValueError("prompt: fails")
+        file = self.folder / f"{len(self.requests)}.png"
+        file.write_bytes(b"image")
+        return file
+
+
+@pytest.fixture
+def predictor(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict.Generator, "open", lambda: GeneratorWithoutModel(tmp_path))
+    predictor = predict.Predictor()
+    predictor.setup()
+    return predictor
+
+
+def types_of(request) -> dict[str, type]:
+    return {name: type(value) for name, value in vars(request).items()}
+
+
+def test_training_numbers_have_their_documented_types(monkeypatch):
+    requests = []
+    monkeypatch.setattr(train, "finetune", lambda request: requests.append(request) or "id")
+    assert train.train(**TRAINING) == "id"
+    assert train.train(**TRAINING | {"learning_rate": 1e-4}) == "id"
+    assert types_of(requests[0])["training_steps"] is int
+    assert types_of(requests[0])["lora_rank"] is int
+    assert [request.learning_rate for request in requests] == [None, 1e-4]
+
+
+def test_a_long_string_is_not_repeated_whole():
+    with pytest.raises(ValueError, match="input_images: 'UEsD") as error:
+        train.train(**TRAINING | {"input_images": "UEsD" * 1_000_000})
+    assert len(str(error.value)) < 400
+
+
+def test_prediction_numbers_have_their_documented_types(predictor):
+    predictor.run(**PREDICTION)
+    predictor.run(**PREDICTION | {"width": None, "height": None, "aspect_ratio": "1:1", "seed": None})
+    given, absent = (types_of(request) for request in predictor.generator.requests)
+    assert {given[name] for name in ("width", "height", "steps", "seed")} == {int}
+    assert {given[name] for name in ("finetune_strength", "guidance")} == {float}
+    assert {absent[name] for name in ("width", "height", "seed")} == {type(None)}
+
+
+def test_an_image_is_kept_until_the_next_request(predictor, tmp_path):
+    first = predictor.run(**PREDICTION)
+    assert first.exists()
+    second = predictor.run(**PREDICTION)
+    assert list(tmp_path.iterdir()) == [second]
+    with pytest.raises(ValueError, match="prompt"):
+        predictor.run(**PREDICTION | {"prompt": "fail"})
+    assert list(tmp_path.iterdir()) == []
+    assert predictor.run(**PREDICTION).exists()
+
+
+def test_the_log_shows_the_library_and_no_one_else():
+    lines = (
+        "import logging, logs; logs.show_library_log(); logs.show_library_log();"
+        "logging.getLogger('finetuner.trainer').info('step 1');"
+        "logging.getLogger('httpx').info('noise');"
+        "logging.getLogger('httpx').warning('trouble')"
+    )
+    shown = subprocess.run([sys.executable, "-c", lines], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert shown.stderr.splitlines() == ["step 1", "trouble"]
