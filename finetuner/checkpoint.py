@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -36,15 +37,21 @@ class Checkpoint:
 
     def __enter__(self) -> Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
+        except BlockingIOError:
+            self.lock.close()
+            raise RuntimeError(
+                "This same job, with the same archive and inputs, is running already. Wait for its result."
+            ) from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         interrupted = kind is not None and issubclass(kind, (Exception, KeyboardInterrupt, SystemExit))
         if not interrupted or not self.path.exists():
-            self.discard()
-
-    def discard(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.lock.close()
 
     def restore(self, **parts: Stateful) -> None:
         """Load the parts' states, where there are any."""

@@ -33,5 +33,9 @@ def extract(deltas: dict[str, torch.Tensor], rank: int, seed: int) -> Extraction
             weights[f"{name}.lora_A.weight"] = (s.sqrt()[:, None] * v.T).contiguous().cpu()
             weights[f"{name}.lora_B.weight"] = (u * s.sqrt()).contiguous().cpu()
             kept[name], whole[name] = s.square().sum().item(), delta.square().sum().item()
-    energy = {name: kept[name] / whole[name] if whole[name] else 1.0 for name in deltas}
-    return Extraction(weights, energy, sum(kept.values()) / (sum(whole.values()) or 1.0))
+    energy = {name: _share(kept[name], whole[name]) for name in deltas}
+    return Extraction(weights, energy, _share(sum(kept.values()), sum(whole.values())))
+
+
+def _share(kept: float, whole: float) -> float:
+    return kept / whole if whole else 1.0  # of nothing, all is kept

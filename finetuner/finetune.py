@@ -51,7 +51,7 @@ def finetune(request: FinetuneRequest) -> str:
     examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
 
     store = Store()
-    with Checkpoint(JOBS / job) as checkpoint, store.staging() as staged:
+    with Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
         prompts = report.sheet_prompts(request.mode, request.trigger_word)
         with phase("encode", seconds):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)

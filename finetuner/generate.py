@@ -94,7 +94,14 @@ class Generator:
         if output_size != size:
             log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
             image = image.resize(output_size, Image.Resampling.LANCZOS)
-        return write_image(image, request.output_format, asdict(request) | {"seed": seed, "base": self.base.name})
+        return write_image(image, request.output_format, self._metadata(request, seed))
+
+    def _metadata(self, request: ImageRequest, seed: int) -> dict:
+        """Everything needed to make the image again. At strength 0 that is the base alone: any finetune gives these bytes."""
+        fields = asdict(request) | {"seed": seed, "base": self.base.describe()}
+        if request.finetune_strength == 0:
+            del fields["finetune_id"]
+        return fields
 
     def _require_same_base(self, finetune: Finetune) -> None:
         if finetune.base["fingerprint"] != self.base.fingerprint:

@@ -42,9 +42,13 @@ class Store:
         self.folder = folder or ROOT / os.environ.get("FINETUNE_STORE", "weights/finetunes")
 
     @contextmanager
-    def staging(self) -> Iterator[Path]:
-        """A folder on the store's own disk to put a finetune's files into; gone at the end unless it was published."""
-        folder = self.folder / f"{STAGING}{uuid.uuid4()}"
+    def staging(self, job: str) -> Iterator[Path]:
+        """A folder on the store's own disk to put a finetune's files into; gone at the end unless it was published.
+
+        It is the job's own, so that what a killed run left there goes when the job is run again.
+        """
+        folder = self.folder / f"{STAGING}{job}"
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
             yield folder

@@ -1,0 +1,73 @@
+"""A tiny FLUX of random weights for what needs no learned base, and the embedded base for what does."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from PIL import Image
+
+from finetuner.base import Base, choose_base
+from finetuner.encode import Bucket, Dataset, TextEmbeddings
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+torch.set_num_threads(2)  # what CI has: the same bits everywhere
+
+
+@pytest.fixture
+def transformer() -> FluxTransformer2DModel:
+    """1 double and 1 single block, 32 wide; random weights, the same every time."""
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=24,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return model.requires_grad_(False).eval()
+
+
+@pytest.fixture
+def scheduler() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """Six images in two buckets, three captions after the empty one."""
+    generator = torch.Generator().manual_seed(1)
+
+    def bucket(count: int, height: int, width: int) -> Bucket:
+        moments = torch.randn(count, 8, height, width, generator=generator)
+        moments[:, 4:] = -4.0  # log variance
+        return Bucket(moments, torch.arange(count) % 3 + 1)
+
+    texts = TextEmbeddings(torch.randn(4, 5, 24, generator=generator), torch.randn(4, 24, generator=generator))
+    return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, shift_factor=0.0, scaling_factor=1.0)
+
+
+@pytest.fixture(scope="session")
+def base() -> Base:
+    return choose_base()
+
+
+def make_archive(path: Path, files: dict[str, Image.Image | str]) -> Path:
+    """A zip of images (as PNG) and texts."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            if isinstance(content, Image.Image):
+                png = io.BytesIO()
+                content.save(png, "PNG")
+                content = png.getvalue()
+            archive.writestr(name, content)
+    return path

@@ -1,0 +1,217 @@
+"""The whole job on the embedded base: a concept is truly learned, and nothing half-made is left by what goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EXAMPLES, make_archive
+from diffusers import FluxPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from finetuner import archive, finetune, trainer
+from finetuner.captions import with_trigger_word
+from finetuner.encode import encode
+from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
+from finetuner.recipe import FinetuneRequest
+from finetuner.store import Store
+
+STYLE = EXAMPLES / "line-icons.zip"
+HELD_OUT = Path(__file__).parent / "held_out"
+TRIGGER_WORD = "LINEICON"
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch) -> Store:
+    monkeypatch.setenv("FINETUNE_STORE", str(tmp_path / "finetunes"))
+    monkeypatch.setattr(finetune, "JOBS", tmp_path / "jobs")
+    return Store()
+
+
+def style_request(**changes) -> FinetuneRequest:
+    return FinetuneRequest(STYLE, **{"trigger_word": TRIGGER_WORD, "mode": "style", "priority": "speed"} | changes)
+
+
+def left_behind(tmp_path: Path) -> list[Path]:
+    return [path for folder in ("finetunes", "jobs") for path in (tmp_path / folder).glob("*")]
+
+
+@torch.no_grad()
+def held_out_loss(base, transformer, family: str, trigger_word: str | None) -> float:
+    """Flow loss on held-out pictures at fixed noise and timesteps, 8 of each picture."""
+    examples = archive.open_archive(HELD_OUT / f"{family}.zip")
+    if trigger_word:
+        examples = [archive.Example(e.name, e.image, with_trigger_word(e.caption, trigger_word, "style")) for e in examples]
+    dataset, _ = encode(examples, ["unused"], base, base.resolutions["speed"])
+    ((size, bucket),) = dataset.buckets.items()
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(len(bucket.captions))
+    losses = []
+    for _ in range(8):
+        batch = dataset.batch(size, rows, torch.zeros(len(rows), dtype=torch.bool), generator)
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        shift = resolution_shift(base.load_scheduler(), batch.latents.shape[1])
+        sigmas = sample_sigmas(len(rows), shift, 0.0, 1.0, generator)
+        losses.append(flow_loss(transformer, batch, noise, sigmas, 1.0).item())
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("finetune_type", ["lora", "full"])
+def test_a_style_is_learned_and_told_from_other_styles(base, store, finetune_type):
+    published = store.fetch(finetune.finetune(style_request(finetune_type=finetune_type, training_steps=150)))
+    before = base.load_pipeline()
+    after = base.load_pipeline()
+    after.load_lora_weights(published.folder)
+
+    def gain(family: str, trigger_word: str | None) -> float:
+        losses = [held_out_loss(base, p.transformer, family, trigger_word) for p in (before, after)]
+        return 1 - losses[1] / losses[0]
+
+    learned, elsewhere = gain("line-icons", TRIGGER_WORD), gain("noto", None)
+    assert learned > 0.15, f"held-out pictures of the style: loss lowered by {learned:.1%}"
+    assert learned > elsewhere + 0.15, f"the style gained {learned:.1%}, the base's own look {elsewhere:.1%}"
+
+
+def test_a_finetune_holds_what_it_was_made_of(base, store, tmp_path):
+    published = store.fetch(finetune.finetune(style_request(training_steps=2, finetune_type="full", lora_rank=16)))
+    manifest = published.manifest
+    assert manifest["base"] == base.describe()
+    assert manifest["inputs"] == style_request(training_steps=2, finetune_type="full", lora_rank=16).inputs()
+    assert manifest["recipe"]["rank"] == 16 and manifest["recipe"]["steps"] == 2 and manifest["images"] == 16
+    assert len(manifest["losses"]) == 2 and 0 < manifest["energy_kept"] <= 1
+    assert set(manifest["seconds"]) == {"archive", "encode", "load", "train", "report"}
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert (published.folder / "captions" / "owl.txt").read_text() == f"an owl on a yellow background, {TRIGGER_WORD} style\n"
+    for picture in ("loss.png", "strengths.png"):
+        assert Image.open(published.folder / "report" / picture).size[0] > 400
+    card = (published.folder / "report" / "README.md").read_text()
+    assert TRIGGER_WORD in card and base.name in card
+    weights = load_file(published.folder / "pytorch_lora_weights.safetensors")
+    assert {tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_A.weight")} == {16}
+    assert left_behind(tmp_path) == [published.folder]
+
+
+COMBINATIONS = [  # every mode, priority, type and rank, each with each of another input
+    ("general", "speed", "lora", 16),
+    ("general", "quality", "full", 32),
+    ("character", "high_res_only", "lora", 32),
+    ("character", "speed", "full", 16),
+    ("style", "quality", "lora", 16),
+    ("style", "high_res_only", "full", 32),
+    ("product", "quality", "full", 16),
+    ("product", "speed", "lora", 32),
+]
+
+
+@pytest.mark.parametrize(("mode", "priority", "finetune_type", "lora_rank"), COMBINATIONS)
+def test_every_documented_choice_trains_and_publishes(store, mode, priority, finetune_type, lora_rank):
+    request = FinetuneRequest(
+        STYLE,
+        training_steps=3,
+        mode=mode,
+        priority=priority,
+        finetune_type=finetune_type,
+        lora_rank=lora_rank,
+        captioning="captioning-disabled",
+    )
+    assert store.fetch(finetune.finetune(request)).manifest["inputs"] == request.inputs()
+
+
+def test_one_small_image_without_a_caption_is_enough(store, tmp_path):
+    path = make_archive(tmp_path / "one.zip", {"holiday/dog.png": Image.new("RGB", (40, 30), "brown")})
+    request = FinetuneRequest(path, training_steps=2, captioning="captioning-disabled")
+    published = store.fetch(finetune.finetune(request))
+    assert (published.folder / "captions" / "holiday" / "dog.txt").read_text() == "TOK\n"
+
+
+def test_bad_input_is_refused_before_anything_is_loaded_or_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(FluxPipeline, "from_pretrained", None)  # nothing may get as far as this
+    path = make_archive(tmp_path / "bare.zip", {"dog.png": Image.new("RGB", (40, 30), "brown")})
+    with pytest.raises(ValueError, match="^captioning: "):
+        finetune.finetune(FinetuneRequest(path))
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 no more")
+    with pytest.raises(ValueError, match="^input_images: "):
+        finetune.finetune(FinetuneRequest(tmp_path / "broken.zip"))
+    assert not left_behind(tmp_path)
+
+
+class Cancelled(BaseException):
+    """As Cog's CancelationException is."""
+
+
+def test_a_cancelled_job_stops_at_once_and_leaves_nothing(tmp_path, monkeypatch):
+    steps = []
+
+    def cancelled_in_step_5(*arguments):
+        steps.append(1)
+        if len(steps) == 5:
+            raise Cancelled
+        return flow_loss(*arguments)
+
+    monkeypatch.setattr(trainer, "flow_loss", cancelled_in_step_5)
+    monkeypatch.setattr("finetuner.checkpoint.EVERY_SECONDS", 0)
+    with pytest.raises(Cancelled):
+        finetune.finetune(style_request(training_steps=50))
+    assert len(steps) == 5 and not left_behind(tmp_path)
+
+
+JOB = """
+import sys
+from pathlib import Path
+import torch
+from finetuner import checkpoint, finetune
+from finetuner.recipe import FinetuneRequest
+torch.set_num_threads(2)
+checkpoint.EVERY_SECONDS = 0.2
+archive, jobs, finetune_type = sys.argv[1:]
+finetune.JOBS = Path(jobs)
+request = FinetuneRequest(Path(archive), training_steps=25, priority="speed", finetune_type=finetune_type)
+print(finetune.finetune(request))
+"""
+
+
+@pytest.mark.parametrize("finetune_type", ["lora", "full"])
+def test_a_killed_job_goes_on_to_the_same_bits(store, tmp_path, finetune_type):
+    def start(jobs: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", JOB, STYLE, tmp_path / jobs, finetune_type]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+
+    def weights_of(job: subprocess.Popen) -> dict[str, torch.Tensor]:
+        output, _ = job.communicate(timeout=300)
+        return load_file(store.fetch(output.strip()).folder / "pytorch_lora_weights.safetensors")
+
+    through = weights_of(start("through"))
+    job = start("killed")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("*/checkpoint.pt")):
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    resumed = weights_of(start("killed"))
+    assert through.keys() == resumed.keys()
+    assert all(torch.equal(through[name], resumed[name]) for name in through)
+    assert not list((tmp_path / "killed").iterdir())
+    assert not list(store.folder.glob(".staging-*"))
+
+
+def test_the_same_job_gives_the_same_weights_and_another_seed_comes_with_other_inputs(store):
+    def train(**changes) -> dict[str, torch.Tensor]:
+        request = style_request(training_steps=3, finetune_type="lora", **changes)
+        return load_file(store.fetch(finetune.finetune(request)).folder / "pytorch_lora_weights.safetensors")
+
+    first, again, other = train(), train(), train(trigger_word="OTHER")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_manifest_is_readable_json(store):
+    published = store.fetch(finetune.finetune(style_request(training_steps=1)))
+    assert json.loads((published.folder / "finetune.json").read_text())["id"] == published.id

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from finetuner.recipe import FinetuneRequest, recipe_for
+
+ARCHIVE = Path("photos.zip")
+
+
+def test_the_defaults_are_the_documented_ones():
+    assert FinetuneRequest(ARCHIVE).inputs() == {
+        "input_images": "photos.zip",
+        "training_steps": 300,
+        "trigger_word": "TOK",
+        "mode": "general",
+        "learning_rate": None,
+        "captioning": "automatic",
+        "priority": "quality",
+        "finetune_type": "full",
+        "lora_rank": 32,
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("training_steps", 0),
+        ("training_steps", 6001),
+        ("trigger_word", "  "),
+        ("trigger_word", "two words"),
+        ("mode", "person"),
+        ("learning_rate", 9e-7),
+        ("learning_rate", 6e-3),
+        ("captioning", "yes"),
+        ("priority", "best"),
+        ("finetune_type", "dreambooth"),
+        ("lora_rank", 8),
+    ],
+)
+def test_a_wrong_input_is_refused_by_its_name(field, value):
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        FinetuneRequest(ARCHIVE, **{field: value})
+
+
+@pytest.mark.parametrize(("finetune_type", "documented"), [("full", 1e-5), ("lora", 1e-4)])
+def test_an_unset_learning_rate_is_the_documented_one_for_the_type(base, finetune_type, documented):
+    recipe = recipe_for(FinetuneRequest(ARCHIVE, finetune_type=finetune_type), base, seed=0)
+    assert recipe.learning_rate == pytest.approx(documented * base.learning_rate_scale)
+
+
+def test_a_learning_rate_that_is_set_is_used(base):
+    recipe = recipe_for(FinetuneRequest(ARCHIVE, learning_rate=2e-4), base, seed=0)
+    assert recipe.learning_rate == pytest.approx(2e-4 * base.learning_rate_scale)
+
+
+@pytest.mark.parametrize("priority", ["speed", "quality", "high_res_only"])
+def test_priority_chooses_among_the_resolutions_of_the_base(base, priority):
+    recipe = recipe_for(FinetuneRequest(ARCHIVE, priority=priority), base, seed=0)
+    assert recipe.resolutions == base.resolutions[priority]

@@ -1,0 +1,102 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from finetuner import adapter, checkpoint, delta
+from finetuner.checkpoint import Checkpoint
+from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.recipe import Recipe
+from finetuner.trainer import train
+
+RECIPE = Recipe("lora", steps=40, rank=4, resolutions=(32,), learning_rate=3e-3, logit_mean=0.0, guidance=1.0, seed=7)
+KINDS = ["lora", "full"]
+
+
+def make_trainable(transformer, kind) -> tuple[dict[str, nn.Parameter], LoraOptimizer | InBackwardOptimizer]:
+    if kind == "lora":
+        adapter.add_adapter(transformer, RECIPE.rank, seed=0)
+        trained = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+        return trained, LoraOptimizer(trained, RECIPE)
+    delta.add_deltas(transformer)
+    trained = delta.deltas(transformer)
+    return trained, InBackwardOptimizer(trained, RECIPE)
+
+
+def run(transformer, kind, dataset, scheduler, folder, recipe=RECIPE):
+    trained, optimizer = make_trainable(transformer, kind)
+    with Checkpoint(folder) as job:
+        history = train(transformer, optimizer, dataset, scheduler, recipe, job)
+    return {name: p.detach().clone() for name, p in trained.items()}, history
+
+
+def copy_of(transformer):
+    other = type(transformer).from_config(transformer.config).requires_grad_(False).eval()
+    other.load_state_dict(transformer.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_lowers_the_loss_and_touches_nothing_but_what_is_trained(transformer, dataset, scheduler, tmp_path, kind):
+    before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
+    recipe = dataclasses.replace(RECIPE, steps=150)
+    _, history = run(transformer, kind, dataset, scheduler, tmp_path / "job", recipe)
+    first, last = sum(history.losses[:30]) / 30, sum(history.losses[-30:]) / 30
+    assert last < 0.9 * first
+    assert len(history.gradient_norms) == len(history.smoothed_losses) == 150
+    after = transformer.state_dict()
+    frozen = {
+        name.replace(".base_layer", "").replace(".parametrizations.weight.original", ".weight"): t for name, t in after.items()
+    }
+    assert all(torch.equal(before[name], frozen[name]) for name in before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_runs_give_the_same_bits(transformer, dataset, scheduler, tmp_path, kind):
+    first, _ = run(copy_of(transformer), kind, dataset, scheduler, tmp_path / "1")
+    second, _ = run(copy_of(transformer), kind, dataset, scheduler, tmp_path / "2")
+    other, _ = run(copy_of(transformer), kind, dataset, scheduler, tmp_path / "3", dataclasses.replace(RECIPE, seed=8))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stop_after", [1, 13, 39])
+def test_an_interrupted_training_ends_with_the_same_bits(
+    transformer, dataset, scheduler, tmp_path, monkeypatch, kind, stop_after
+):
+    through, history = run(copy_of(transformer), kind, dataset, scheduler, tmp_path / "1")
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0)
+    save = Checkpoint.save_when_due
+
+    def save_and_stop(self, **parts):
+        save(self, **parts)
+        if len(parts["history"].losses) == stop_after:
+            raise Stopped
+
+    monkeypatch.setattr(Checkpoint, "save_when_due", save_and_stop)
+    with pytest.raises(Stopped):
+        run(copy_of(transformer), kind, dataset, scheduler, tmp_path / "2")
+    monkeypatch.setattr(Checkpoint, "save_when_due", save)
+    resumed, resumed_history = run(copy_of(transformer), kind, dataset, scheduler, tmp_path / "2")
+    assert resumed_history == history
+    assert all(torch.equal(through[name], resumed[name]) for name in through)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_that_is_not_finite_stops_the_job_with_the_step_and_the_remedy(transformer, dataset, scheduler, tmp_path, kind):
+    dataset.texts.embeds[1, 0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"^learning_rate: .* step \d+ of 40.*Nothing was published"):
+        run(transformer, kind, dataset, scheduler, tmp_path / "job")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_larger_than_the_dataset_is_filled(transformer, dataset, scheduler, tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=3, batch_size=9)
+    _, history = run(transformer, "lora", dataset, scheduler, tmp_path / "job", recipe)
+    assert len(history.losses) == 3
