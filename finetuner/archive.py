@@ -1,58 +1,43 @@
-"""``input_images``: an archive of images and captions -> verified examples. Nothing is ever extracted to disk."""
+"""``input_images``: an archive of images and captions -> verified examples."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import logging
-import tarfile
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+import unicodedata
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
+
+from finetuner.images import decode
+from finetuner.unpack import ArchiveError, Entry, entries
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-UNREADABLE_SUFFIXES = (".heic", ".heif")
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
-MAX_ENTRIES = 10_000  # a training set has tens of files; a bomb has millions
-MAX_FILE_BYTES = 100 * 2**20  # the largest camera JPEGs and PNGs are below 60 MB
-MAX_TOTAL_BYTES = 4 * 2**30  # unpacked; at most one file's bytes are in memory at a time
-MAX_PIXELS = 100_000_000  # medium-format cameras reach this; beyond it a small file can fill the memory
-KEPT_PIXELS = 2**20  # FLUX.1 trains on at most a megapixel: more is scaled down at once
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+CAPTION_SUFFIX = ".txt"
+ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".7z", ".rar"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+MAX_IMAGES = 2000  # 8 GB once decoded
+MAX_CAPTION_BYTES = 32 * 2**10  # ten times what any text encoder reads
+MAX_NAME_BYTES = 255  # of each part of a path, as in most file systems
+MAX_PATH_BYTES = 1000
 FEW_IMAGES = 5
-REPORTED_PROBLEMS = 10
+LISTED = 10  # files named in one message
 
 
 @dataclass(frozen=True)
 class Example:
-    name: str  # the file's name in the archive
+    name: str  # the file's path in the archive: relative, of parts that every file system takes
     image: Image.Image  # RGB, at most a megapixel
     caption: str | None  # None where the archive has none
 
     @property
     def caption_name(self) -> str:
-        """The caption file's name beside this image: a relative path, of parts that every file system takes."""
-        parts = PurePosixPath(self.name).with_suffix("").parts
-        return "/".join(part.encode()[:200].decode(errors="ignore") for part in parts) + ".txt"
-
-
-@dataclass(frozen=True)
-class Entry:
-    path: PurePosixPath
-    size: int
-    read: Callable[[int], bytes]  # read(limit) -> at most that many bytes
-
-    @property
-    def stem(self) -> str:
-        return str(self.path.with_suffix("")).lower()
-
-    @property
-    def suffix(self) -> str:
-        return self.path.suffix.lower()
+        """The path of the caption file beside this image."""
+        return str(PurePosixPath(self.name).with_suffix(CAPTION_SUFFIX))
 
 
 def open_archive(path: Path) -> list[Example]:
@@ -60,179 +45,157 @@ def open_archive(path: Path) -> list[Example]:
 
     Raises:
         ValueError: it is no such archive, is damaged, holds no image, or holds an image that cannot be read. All
-            problems that were found are in the one sentence, by file name.
+            problems that were found are in the one message, by file name.
     """
-    images: dict[str, Image.Image] = {}
-    texts: dict[str, str] = {}
-    problems: list[str] = []
-    passed_over = 0
-    for entry in _entries(path):
-        try:
-            if entry.suffix in IMAGE_SUFFIXES:
-                images[str(entry.path)] = _read_image(entry)
-            elif entry.suffix == ".txt":
-                texts[entry.stem] = _read_caption(entry)
-            elif entry.suffix in UNREADABLE_SUFFIXES:
-                raise ValueError("is HEIC, which is not read here; save it as JPEG")
-            elif entry.suffix in ARCHIVE_SUFFIXES:
-                raise ValueError("is an archive inside the archive; unpack it and pack its images themselves")
-            else:
-                passed_over += 1
-        except ValueError as error:
-            problems.append(f"{entry.path} {error}")
-    if passed_over:
-        log.info("input_images: passed over %d files that are neither images nor captions", passed_over)
+    contents = _Contents()
+    problems = []
+    try:
+        for entry in entries(path):
+            contents.add(entry)
+    except ArchiveError as error:
+        problems.append(f"{error}.")
+    examples = contents.examples()
+    if contents.problems:
+        problems.append(f"{_listed(contents.problems)}. Mend or remove what is named and send the archive again.")
+    if not examples and not problems:
+        problems.append("the archive holds no image. Put JPG, PNG or WebP files into it, captions as .txt files beside them.")
     if problems:
-        more = len(problems) - REPORTED_PROBLEMS
-        listed = "; ".join(problems[:REPORTED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-        raise ValueError(f"input_images: {listed}. Mend or remove what is named and send the archive again.")
-    if not images:
-        raise ValueError(
-            "input_images: the archive holds no image. Put JPG, PNG or WebP files into it, captions as .txt files beside them."
-        )
-    if len(images) < FEW_IMAGES:
-        log.warning("input_images: only %d images; 10 or more of them, all different, teach a concept better", len(images))
-    examples = [
-        Example(name, image, texts.get(str(PurePosixPath(name).with_suffix("")).lower()) or None)
-        for name, image in sorted(images.items())
-    ]
+        raise ValueError(f"input_images: {' '.join(problems)}")
+    if contents.passed_over:
+        log.info("input_images: passed over %d files that are neither images nor captions", contents.passed_over)
+    contents.warn()
     log.info("input_images: %d images, %d with a caption", len(examples), sum(e.caption is not None for e in examples))
     return examples
 
 
-def _entries(path: Path) -> Iterator[Entry]:
-    """The archive's regular files, without what macOS and Windows leave in archives."""
-    total = 0
-    for count, entry in enumerate(_open(path)):
-        total += entry.size
-        if count >= MAX_ENTRIES or total > MAX_TOTAL_BYTES:
-            raise ValueError(
-                f"input_images: the archive holds more than {MAX_ENTRIES} files or {MAX_TOTAL_BYTES >> 30} GiB."
-                " Send fewer images."
+@dataclass
+class _Contents:
+    """What was found in an archive so far."""
+
+    images: dict[str, Image.Image] = field(default_factory=dict)  # by name
+    texts: dict[str, tuple[str, bytes | None]] = field(default_factory=dict)  # by stem: name, content if not too much
+    problems: list[str] = field(default_factory=list)
+    passed_over: int = 0
+
+    def add(self, entry: Entry) -> None:
+        path = _path(entry.name)
+        suffix = path.suffix.lower()
+        if _is_hidden(path) or suffix not in IMAGE_SUFFIXES | ARCHIVE_SUFFIXES | {CAPTION_SUFFIX}:
+            self.passed_over += 1
+            return
+        try:
+            _check(path, entry)
+            if suffix in IMAGE_SUFFIXES:
+                self._add_image(str(path), entry)
+            elif suffix == CAPTION_SUFFIX:
+                self._add_text(str(path), entry)
+            else:
+                raise ValueError("is an archive inside the archive; put the images themselves there")
+        except ArchiveError:
+            raise
+        except ValueError as error:
+            self.problems.append(f"{path} {error}")
+
+    def _add_image(self, name: str, entry: Entry) -> None:
+        if name in self.images:
+            raise ValueError("is in the archive more than once; keep one")
+        if len(self.images) == MAX_IMAGES:
+            raise ArchiveError(f"the archive holds more than {MAX_IMAGES} images. Send fewer; 10 to 20 are usual")
+        self.images[name] = decode(entry.read())
+
+    def _add_text(self, name: str, entry: Entry) -> None:
+        """Keep it as it is: whether it is a caption shows when all images are known."""
+        content = entry.read() if entry.size <= MAX_CAPTION_BYTES else None
+        other, its_content = self.texts.setdefault(_stem(name), (name, content))
+        if its_content != content:
+            raise ValueError(f"is for the same image as {other}; keep one")
+
+    def examples(self) -> list[Example]:
+        return [Example(name, image, self._caption(name)) for name, image in sorted(self.images.items())]
+
+    def _caption(self, image_name: str) -> str | None:
+        name, content = self.texts.get(_stem(image_name), (None, b""))
+        try:
+            return _text(content) or None
+        except ValueError as error:
+            self.problems.append(f"{name} {error}")
+            return None
+
+    def warn(self) -> None:
+        """Of what works, and is hardly meant."""
+        if len(self.images) < FEW_IMAGES:
+            log.warning(
+                "input_images: only %d images; 10 or more of them, all different, teach a concept better", len(self.images)
             )
-        hidden = any(part.startswith((".", "__MACOSX")) for part in entry.path.parts)
-        if not hidden and entry.path.name.lower() not in ("thumbs.db", "desktop.ini"):
-            yield entry
+        if copies := self._copies():
+            log.warning("input_images: the same pixels twice, which weighs them double: %s", _listed(copies))
+        stems = {_stem(name) for name in self.images}
+        if unused := sorted(name for stem, (name, _) in self.texts.items() if stem not in stems):
+            log.warning("input_images: no image has the name of these texts: %s", _listed(unused))
+
+    def _copies(self) -> list[str]:
+        first: dict[bytes, str] = {}
+        copies = []
+        for name, image in sorted(self.images.items()):
+            original = first.setdefault(hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest(), name)
+            if original != name:
+                copies.append(f"{name} = {original}")
+        return copies
 
 
-def _open(path: Path) -> Iterator[Entry]:
+def _path(name: str) -> PurePosixPath:
+    """In printable characters, spelt in one way: macOS takes accents apart, others do not."""
+    name = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    return PurePosixPath("".join(c if c.isprintable() else "_" for c in name))
+
+
+def _stem(name: str) -> str:
+    """What an image and its caption have in common."""
+    return str(PurePosixPath(name).with_suffix("")).casefold()
+
+
+def _is_hidden(path: PurePosixPath) -> bool:
+    """Whether macOS or Windows left it there; their users do not see it."""
+    folders_and_name = [part for part in path.parts if part != ".."]
+    return path.name.lower() in SYSTEM_FILES or any(part.startswith((".", "__MACOSX")) for part in folders_and_name)
+
+
+def _check(path: PurePosixPath, entry: Entry) -> None:
+    if not entry.is_file:
+        raise ValueError("is a link or a device, not a file; put the file itself into the archive")
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:/", str(path)):
+        raise ValueError("has a path that leads out of the archive; pack the folder that holds it")
+    if len(str(path).encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts):
+        raise ValueError("has too long a name; shorten it")
+    if any(folder.suffix == CAPTION_SUFFIX for folder in path.parents):  # where a caption's file may have to be
+        raise ValueError(f"is in a folder whose name ends in {CAPTION_SUFFIX}; rename the folder")
+
+
+def _text(content: bytes | None) -> str:
+    """In any encoding that people save captions in, all white space and control characters as single spaces."""
+    if content is None:
+        raise ValueError(f"is larger than {MAX_CAPTION_BYTES >> 10} KiB, too long for a caption")
+    text = _decoded(content)
+    # Of the characters that are not seen, only the two that join letters (in Persian, in emoji) belong to a text.
+    kept = (c for c in text if c in "\u200c\u200d" or unicodedata.category(c) not in ("Cf", "Co", "Cn"))
+    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in kept).split())
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif b"\0" in content:  # UTF-16 without its mark: Latin letters have their zero byte first or last
+        encoding = "utf-16-be" if content.startswith(b"\0") else "utf-16-le"
+    else:
+        encoding = "utf-8-sig"
     try:
-        if zipfile.is_zipfile(path):
-            yield from _zip_entries(path)
-        elif tarfile.is_tarfile(path):
-            yield from _tar_entries(path)
-        else:
-            raise ValueError(f"input_images: {_what_it_is(path)}. Send a .zip or .tar.gz of images.")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"input_images: the archive is damaged ({error}). Pack and send it again.") from error
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding.startswith("utf-16"):
+            raise ValueError("is not text; save it as UTF-8") from error
+    return content.decode("cp1252", errors="ignore")  # Latin-1 as Windows has it, with quotation marks and dashes
 
 
-def _zip_entries(path: Path) -> Iterator[Entry]:
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.is_dir():
-                continue
-            if info.flag_bits & 0x1:
-                raise ValueError("input_images: the zip is encrypted. Pack it again without a password.")
-
-            def read(limit: int, info: zipfile.ZipInfo = info) -> bytes:
-                with archive.open(info) as file:
-                    return file.read(limit)
-
-            yield Entry(_clean_path(info.filename), info.file_size, read)
-
-
-def _tar_entries(path: Path) -> Iterator[Entry]:
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isfile():  # links and devices are passed over
-                yield Entry(
-                    _clean_path(member.name),
-                    member.size,
-                    lambda limit, member=member: archive.extractfile(member).read(limit),
-                )
-
-
-def _clean_path(name: str) -> PurePosixPath:
-    """A relative path that leads nowhere else, of printable characters."""
-    name = "".join(c if c.isprintable() else "_" for c in name.replace("\\", "/"))
-    return PurePosixPath(*[part for part in PurePosixPath(name).parts if part.strip("/") not in ("", "..")])
-
-
-def _what_it_is(path: Path) -> str:
-    head = path.read_bytes()[:512] if path.stat().st_size < MAX_FILE_BYTES else b""
-    if not head:
-        return "the file is empty"
-    if head.lstrip()[:1] == b"<":
-        return "this is a web page, not an archive; the address may need a login or a direct download link"
-    try:
-        with Image.open(path) as image:
-            return f"this is a single {image.format} image, not an archive"
-    except OSError:
-        return "this is neither a zip nor a tar archive"
-
-
-def _read(entry: Entry) -> bytes:
-    if entry.size > MAX_FILE_BYTES:
-        raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB")
-    data = entry.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"unpacks to more than {MAX_FILE_BYTES >> 20} MiB")
-    return data
-
-
-def _read_image(entry: Entry) -> Image.Image:
-    """RGB as a person would see it: upright, in sRGB, over white, its first frame."""
-    data = _read(entry)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # Pillow warns of large images; the limit below refuses them
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"has {image.width} x {image.height} pixels; {MAX_PIXELS // 10**6} megapixels are read at most"
-                )
-            image.draft("RGB", (2048, 2048))  # a JPEG decodes at a fraction of its size where that is enough
-            image = ImageOps.exif_transpose(image)
-            return _scaled_down(_over_white(_in_srgb(image)))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be read as an image ({error})") from error
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
-        return image
-    try:
-        mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
-    except ImageCms.PyCMSError:  # a profile that does not fit its image: every viewer ignores it too
-        return image
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 bits a channel; Pillow's own conversion clips them at 255
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _scaled_down(image: Image.Image) -> Image.Image:
-    factor = (KEPT_PIXELS / (image.width * image.height)) ** 0.5
-    if factor >= 1:
-        return image
-    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
-
-
-def _read_caption(entry: Entry) -> str:
-    """Text in any encoding people save it in, its white space and control characters as single spaces."""
-    data = _read(entry)
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def _listed(items: list[str]) -> str:
+    more = len(items) - LISTED
+    return "; ".join(items[:LISTED]) + (f"; and {more} more" if more > 0 else "")

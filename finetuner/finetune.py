@@ -20,6 +20,7 @@ from finetuner import adapter, archive, captions, delta, encode, report
 from finetuner.base import WEIGHTS, Base, choose_base
 from finetuner.checkpoint import Checkpoint
 from finetuner.extract import extract
+from finetuner.flow import probe_velocities
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
 from finetuner.store import Store
@@ -92,19 +93,31 @@ def learn(
     transformer: FluxTransformer2DModel, dataset: encode.Dataset, base: Base, recipe: Recipe, checkpoint: Checkpoint
 ) -> Learned:
     """Train a LoRA, or all block linears and a LoRA extracted from their change; it is left in the transformer."""
-    scheduler = base.load_scheduler()
-    if recipe.finetune_type == "lora":
-        adapter.add_adapter(transformer, recipe.rank, recipe.seed)
-        trainable = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
-        history = train(transformer, LoraOptimizer(trainable, recipe), dataset, scheduler, recipe, checkpoint)
-        return Learned(adapter.adapter_weights(transformer), history, {})
+    how = learn_lora if recipe.finetune_type == "lora" else learn_full
+    return how(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
+
+
+def learn_lora(transformer, dataset, scheduler, recipe, checkpoint) -> Learned:
+    adapter.add_adapter(transformer, recipe.rank, recipe.seed)
+    trainable = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+    history = train(transformer, LoraOptimizer(trainable, recipe), dataset, scheduler, recipe, checkpoint)
+    return Learned(adapter.adapter_weights(transformer), history, {})
+
+
+def learn_full(transformer, dataset, scheduler, recipe, checkpoint) -> Learned:
     delta.add_deltas(transformer)
     optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe)
     history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
+
+    full = probe_velocities(transformer, dataset, recipe.guidance)
     extraction = extract(delta.remove_deltas(transformer), recipe.rank, recipe.seed)
+    before = probe_velocities(transformer, dataset, recipe.guidance)
     adapter.Slot(transformer, recipe.rank).load(extraction.weights)
-    log.info("The LoRA of rank %d keeps %.1f %% of the change's energy", recipe.rank, 100 * extraction.total_energy)
-    return Learned(extraction.weights, history, {"energy_kept": extraction.total_energy, "energy_by_linear": extraction.energy})
+    extracted = probe_velocities(transformer, dataset, recipe.guidance)
+    kept = 1 - ((full - extracted).norm() / (full - before).norm().clamp_min(1e-12)).item()
+    log.info("The LoRA of rank %d keeps %.1f %% of the change in velocity", recipe.rank, 100 * kept)
+    facts = {"energy_kept": extraction.total_energy, "velocity_kept": kept, "energy_by_linear": extraction.energy}
+    return Learned(extraction.weights, history, facts)
 
 
 def job_fingerprint(request: FinetuneRequest, base: Base, data_fingerprint: str) -> str:

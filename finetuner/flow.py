@@ -10,7 +10,10 @@ import math
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
-from finetuner.encode import Batch
+from finetuner.encode import Batch, Dataset
+
+PROBE_SIGMAS = (0.2, 0.4, 0.6, 0.8)
+PROBE_IMAGES = 8
 
 
 def sample_sigmas(count: int, shift: float, logit_mean: float, logit_std: float, generator: torch.Generator) -> torch.Tensor:
@@ -58,3 +61,18 @@ def flow_loss(
     noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
     velocity = predict_velocity(transformer, noisy, sigmas, batch, guidance)
     return torch.nn.functional.mse_loss(velocity, noise - batch.latents)
+
+
+@torch.no_grad()
+def probe_velocities(transformer: FluxTransformer2DModel, dataset: Dataset, guidance: float) -> torch.Tensor:
+    """The velocities of a few training images at four noise levels, noise and all fixed: what to compare two states of the
+    transformer by. float32 [4 * images, tokens, channels]."""
+    size, bucket = max(dataset.buckets.items(), key=lambda item: len(item[1].captions))
+    rows = torch.arange(min(PROBE_IMAGES, len(bucket.captions)))
+    generator = torch.Generator().manual_seed(0)
+    batch = dataset.batch(size, rows, torch.zeros(len(rows), dtype=torch.bool), generator)
+    noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
+    levels = [torch.full((len(rows),), sigma, device=noise.device) for sigma in PROBE_SIGMAS]
+    return torch.cat(
+        [predict_velocity(transformer, torch.lerp(batch.latents, noise, s[0]), s, batch, guidance) for s in levels]
+    )

@@ -67,7 +67,7 @@ class Generator:
         self.store = store
         self.pipeline: FluxPipeline = base.load_pipeline()
         self.slot = adapter.Slot(self.pipeline.transformer, rank=max(RANKS))
-        self.loaded: str | None = None  # the finetune in the slot
+        self.loaded: Finetune | None = None  # the one in the slot
 
     @classmethod
     def open(cls) -> Generator:
@@ -79,11 +79,9 @@ class Generator:
         Raises:
             ValueError: the finetune does not exist, is damaged, or was made for another base.
         """
-        finetune = self.store.fetch(request.finetune_id)
-        self._require_same_base(finetune)
+        finetune = self._put_in_slot(request.finetune_id)
         if not captions.names(request.prompt, finetune.trigger_word):
             log.warning("The prompt lacks the trigger word %r, so the concept may not appear", finetune.trigger_word)
-        self._put_in_slot(finetune)
         adapter.set_strength(self.slot.transformer, request.finetune_strength)
 
         size, output_size = self._sizes(request)
@@ -111,13 +109,17 @@ class Generator:
                 f" {here.name} {here.version}. Set BASE_MODEL to the base it was trained on, or train it again."
             )
 
-    def _put_in_slot(self, finetune: Finetune) -> None:
-        if self.loaded == finetune.id:
-            return
+    def _put_in_slot(self, finetune_id: str) -> Finetune:
+        """Fetch the finetune and copy it into the slot, unless it is there already."""
+        if self.loaded and self.loaded.id == finetune_id.lower():
+            return self.loaded
+        finetune = self.store.fetch(finetune_id)
+        self._require_same_base(finetune)
         weights = adapter.read_adapter(finetune.folder / adapter.WEIGHTS_NAME)
-        self.loaded = None
+        self.loaded = None  # until all of it is in: a half-filled slot must not pass for any finetune
         self.slot.load(weights)
-        self.loaded = finetune.id
+        self.loaded = finetune
+        return finetune
 
     def _sizes(self, request: ImageRequest) -> tuple[Size, Size]:
         """The size to sample at and the size to return, in pixels."""

@@ -93,7 +93,11 @@ def labelled_grid(rows: list[list[Image.Image]], row_labels: list[str], column_l
 
 
 def model_card(base: Base, request: FinetuneRequest, summary: dict) -> str:
-    kept = f"\n| energy kept by the extraction | {summary['energy_kept']:.1%} |" if "energy_kept" in summary else ""
+    kept = (
+        f"\n| change in velocity kept by the extraction | {summary['velocity_kept']:.1%} |"
+        if "velocity_kept" in summary
+        else ""
+    )
     return f"""---
 base_model: {base.name}
 library_name: diffusers

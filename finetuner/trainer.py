@@ -87,6 +87,6 @@ def _require_finite(step: int, loss: float, norm: float, recipe: Recipe) -> None
     if not math.isfinite(loss + norm):
         rate = recipe.learning_rate * rate_factor(step, recipe)
         raise FloatingPointError(
-            f"learning_rate: training broke at step {step + 1} of {recipe.steps}: the loss is {loss}, the gradient {norm}, the"
-            f" learning rate {rate:g} (base scale included). Nothing was published. Try again with a third of the learning_rate."
+            f"learning_rate: training broke at step {step + 1} of {recipe.steps}: the loss is {loss}, the gradient {norm},"
+            f" the learning rate {rate:g} (base scale included). Nothing was published. Try again with a third of the rate."
         )

@@ -84,7 +84,7 @@ def test_a_finetune_holds_what_it_was_made_of(base, store, tmp_path):
     assert manifest["base"] == base.describe()
     assert manifest["inputs"] == style_request(training_steps=2, finetune_type="full", lora_rank=16).inputs()
     assert manifest["recipe"]["rank"] == 16 and manifest["recipe"]["steps"] == 2 and manifest["images"] == 16
-    assert len(manifest["losses"]) == 2 and 0 < manifest["energy_kept"] <= 1
+    assert len(manifest["losses"]) == 2 and 0 < manifest["velocity_kept"] <= 1 and 0 < manifest["energy_kept"] <= 1
     assert set(manifest["seconds"]) == {"archive", "encode", "load", "train", "report"}
     assert manifest["versions"]["torch"] == torch.__version__
     assert (published.folder / "captions" / "owl.txt").read_text() == f"an owl on a yellow background, {TRIGGER_WORD} style\n"

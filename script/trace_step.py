@@ -1,0 +1,164 @@
+"""One training step of FLUX, traced without weights or GPU: how much memory it needs at its peak, and how many FLOP.
+
+The step is the one that we train with (`flow_loss`, the adapter or the deltas, the optimizers), on fake tensors. They live
+on a fake CPU, since PyTorch's CPU build cannot index a fake CUDA tensor. Where CUDA would do otherwise, the trace follows CUDA:
+
+- attention: the CPU's flash kernel is chosen, which saves what CUDA's does (q, k, v, output and a log-sum-exp per row);
+- RMSNorm: composed of float32 operations on a CPU, one kernel on CUDA (`FusedNorm`);
+- AdamW: one tensor after another on a CPU, all at once on CUDA (`foreach`).
+
+Not traced, since PyTorch shows them to nobody: the kernels' own workspaces and the allocator's fragmentation.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from finetuner.adapter import add_adapter
+from finetuner.delta import add_deltas, deltas
+from finetuner.encode import Batch
+from finetuner.flow import flow_loss
+from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.recipe import Recipe
+
+aten = torch.ops.aten
+FLOP = dict(flop_registry) | {
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[aten._scaled_dot_product_flash_attention_backward],
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step takes."""
+
+    peak_bytes: int  # of all tensors alive at once: weights, optimizer state, activations, gradients
+    flop: int
+
+
+class Meter(TorchDispatchMode):
+    """Sums the storages that are alive, and the FLOP."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive: dict[int, int] = {}  # storage -> bytes
+        self.bytes = self.peak_bytes = self.flop = 0
+
+    def reset(self) -> None:
+        self.peak_bytes, self.flop = self.bytes, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._watch(leaf.untyped_storage())
+        if count := FLOP.get(func._overloadpacket):
+            self.flop += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self.alive:
+            self.alive[key] = storage.nbytes()
+            self.bytes += storage.nbytes()
+            self.peak_bytes = max(self.peak_bytes, self.bytes)
+            weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.bytes -= self.alive.pop(key)
+
+
+class FusedNorm(torch.autograd.Function):
+    """RMSNorm as CUDA's kernel: it saves its input and one number per row."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.empty_like(ctx.saved_tensors[0])
+
+
+def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype = torch.bfloat16) -> FluxTransformer2DModel:
+    """A transformer on the meta device, with what a fine-tune trains in it. (peft cannot swap fake parameters.)"""
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(config).to(dtype).requires_grad_(False).eval()
+        if finetune_type == "lora":
+            add_adapter(transformer, rank, seed=0)
+        else:
+            add_deltas(transformer)
+    return transformer
+
+
+def trainer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackwardOptimizer:
+    """The optimizer for what is trainable. No number of the recipe changes a tensor's size."""
+    found = deltas(transformer)
+    recipe = Recipe("full" if found else "lora", 2, 0, (), learning_rate=1e-4, logit_mean=0.0, guidance=1.0)
+    if found:
+        return InBackwardOptimizer(found, recipe)
+    optimizer = LoraOptimizer({n: p for n, p in transformer.named_parameters() if p.requires_grad}, recipe)
+    for group in optimizer.adamw.param_groups:
+        group["foreach"] = True
+    return optimizer
+
+
+def trace(
+    transformer: FluxTransformer2DModel,
+    tokens: int,
+    text_tokens: int,
+    batch_size: int,
+    fused_norms: bool = True,
+) -> Step:
+    """Trace the second training step (the first one makes the optimizer's state).
+
+    Args:
+        transformer: from `prepared`; its parameters become fake ones.
+        tokens: of one image: its sides' product in 16 x 16 pixel patches.
+    """
+    rms_norm = (lambda x, *_: FusedNorm.apply(x)) if fused_norms else nn.functional.rms_norm
+    with (
+        FakeTensorMode(),
+        Meter() as meter,
+        patch.object(nn.functional, "rms_norm", rms_norm),
+        patch.object(torch.Tensor, "item", lambda _: 1.0),  # a fake tensor has no value: gradient norm, Adam's step count
+    ):
+        _make_fake(transformer)
+        optimizer = trainer_of(transformer)
+        batch = _batch(transformer, tokens, text_tokens, batch_size)
+        noise, sigmas = torch.empty_like(batch.latents), torch.empty(batch_size)
+        for _ in range(2):
+            meter.reset()
+            flow_loss(transformer, batch, noise, sigmas, guidance=1.0).backward()
+            optimizer.step()
+    return Step(meter.peak_bytes, meter.flop)
+
+
+def _make_fake(transformer: FluxTransformer2DModel) -> None:
+    for module in transformer.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fake = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), parameter.requires_grad)
+            setattr(module, name, fake)
+
+
+def _batch(transformer: FluxTransformer2DModel, tokens: int, text_tokens: int, batch_size: int) -> Batch:
+    config, dtype = transformer.config, transformer.x_embedder.weight.dtype
+    return Batch(
+        latents=torch.empty(batch_size, tokens, config.in_channels),
+        image_ids=torch.empty(tokens, 3, dtype=dtype),
+        text_ids=torch.empty(text_tokens, 3, dtype=dtype),
+        text_embeds=torch.empty(batch_size, text_tokens, config.joint_attention_dim, dtype=dtype),
+        pooled_embeds=torch.empty(batch_size, config.pooled_projection_dim, dtype=dtype),
+    )
