@@ -3,7 +3,7 @@
 import pathlib
 from typing import Optional
 
-from cog import Input, Path
+from cog import Input, Path, current_scope
 
 from finetuner.finetune import finetune
 from finetuner.recipe import FinetuneRequest
@@ -63,7 +63,7 @@ def train(
             f"input_images: {input_images[:80]!r} is not an address this server fetches. "
             "Send an http:// or https:// URL of the archive, or the archive itself as a data: URI."
         )
-    return finetune(
+    published = finetune(
         FinetuneRequest(
             input_images=pathlib.Path(input_images),
             # Cog checks the numbers but does not convert them: 3.0 arrives for an int, 1 for a float.
@@ -77,3 +77,7 @@ def train(
             lora_rank=int(lora_rank),
         )
     )
+    for phase, seconds in published.manifest["seconds"].items():
+        current_scope().record_metric(f"{phase}_seconds", seconds)
+    current_scope().record_metric("peak_memory_bytes", published.manifest["peak_memory_bytes"])
+    return published.id

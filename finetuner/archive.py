@@ -54,6 +54,8 @@ def open_archive(path: Path) -> list[Example]:
             contents.add(entry)
     except ArchiveError as error:
         problems.append(f"{error}.")
+    if contents.passed_over:
+        log.info("input_images: passed over %d files that are neither images nor captions", contents.passed_over)
     examples = contents.examples()
     if contents.problems:
         problems.append(f"{_listed(contents.problems)}. Mend or remove what is named and send the archive again.")
@@ -61,8 +63,6 @@ def open_archive(path: Path) -> list[Example]:
         problems.append("the archive holds no image. Put JPG, PNG or WebP files into it, captions as .txt files beside them.")
     if problems:
         raise ValueError(f"input_images: {' '.join(problems)}")
-    if contents.passed_over:
-        log.info("input_images: passed over %d files that are neither images nor captions", contents.passed_over)
     contents.warn()
     log.info("input_images: %d images, %d with a caption", len(examples), sum(e.caption is not None for e in examples))
     return examples
@@ -90,15 +90,15 @@ class _Contents:
             elif suffix == CAPTION_SUFFIX:
                 self._add_text(str(path), entry)
             else:
-                raise ValueError("is an archive inside the archive; put the images themselves there")
+                raise ValueError("is an archive inside the archive: put the images themselves there")
         except ArchiveError:
             raise
         except ValueError as error:
-            self.problems.append(f"{path} {error}")
+            self.problems.append(f"{str(path)[:MAX_NAME_BYTES]} {error}")
 
     def _add_image(self, name: str, entry: Entry) -> None:
         if name in self.images:
-            raise ValueError("is in the archive more than once; keep one")
+            raise ValueError("is in the archive more than once: keep one")
         if len(self.images) == MAX_IMAGES:
             raise ArchiveError(f"the archive holds more than {MAX_IMAGES} images. Send fewer; 10 to 20 are usual")
         self.images[name] = decode(entry.read())
@@ -108,7 +108,7 @@ class _Contents:
         content = entry.read() if entry.size <= MAX_CAPTION_BYTES else None
         other, its_content = self.texts.setdefault(_stem(name), (name, content))
         if its_content != content:
-            raise ValueError(f"is for the same image as {other}; keep one")
+            raise ValueError(f"is for the same image as {other}: keep one")
 
     def examples(self) -> list[Example]:
         return [Example(name, image, self._caption(name)) for name, image in sorted(self.images.items())]
@@ -156,19 +156,19 @@ def _stem(name: str) -> str:
 
 def _is_hidden(path: PurePosixPath) -> bool:
     """Whether macOS or Windows left it there; their users do not see it."""
-    folders_and_name = [part for part in path.parts if part != ".."]
-    return path.name.lower() in SYSTEM_FILES or any(part.startswith((".", "__MACOSX")) for part in folders_and_name)
+    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
+    return hidden or path.name.lower() in SYSTEM_FILES
 
 
 def _check(path: PurePosixPath, entry: Entry) -> None:
     if not entry.is_file:
-        raise ValueError("is a link or a device, not a file; put the file itself into the archive")
+        raise ValueError("is a link or a device, not a file: put the file itself into the archive")
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:/", str(path)):
-        raise ValueError("has a path that leads out of the archive; pack the folder that holds it")
+        raise ValueError("has a path that leads out of the archive: pack the folder that holds it")
     if len(str(path).encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts):
-        raise ValueError("has too long a name; shorten it")
+        raise ValueError("has too long a name: shorten it")
     if any(folder.suffix == CAPTION_SUFFIX for folder in path.parents):  # where a caption's file may have to be
-        raise ValueError(f"is in a folder whose name ends in {CAPTION_SUFFIX}; rename the folder")
+        raise ValueError(f"is in a folder whose name ends in {CAPTION_SUFFIX}: rename the folder")
 
 
 def _text(content: bytes | None) -> str:
@@ -177,23 +177,27 @@ def _text(content: bytes | None) -> str:
         raise ValueError(f"is larger than {MAX_CAPTION_BYTES >> 10} KiB, too long for a caption")
     text = _decoded(content)
     # Of the characters that are not seen, only the two that join letters (in Persian, in emoji) belong to a text.
-    kept = (c for c in text if c in "\u200c\u200d" or unicodedata.category(c) not in ("Cf", "Co", "Cn"))
+    kept = (c for c in text if c in "\u200c\u200d" or unicodedata.category(c) != "Cf")
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in kept).split())
 
 
 def _decoded(content: bytes) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    elif b"\0" in content:  # UTF-16 without its mark: Latin letters have their zero byte first or last
-        encoding = "utf-16-be" if content.startswith(b"\0") else "utf-16-le"
-    else:
-        encoding = "utf-8-sig"
+    encoding = _unicode_encoding(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding.startswith("utf-16"):
-            raise ValueError("is not text; save it as UTF-8") from error
+            raise ValueError("is not text: save it as UTF-8") from error
     return content.decode("cp1252", errors="ignore")  # Latin-1 as Windows has it, with quotation marks and dashes
+
+
+def _unicode_encoding(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    for encoding, high_bytes in ("utf-16-le", content[1::2]), ("utf-16-be", content[::2]):
+        if high_bytes.count(0) > len(high_bytes) / 2:
+            return encoding
+    return "utf-8-sig"
 
 
 def _listed(items: list[str]) -> str:

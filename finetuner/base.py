@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "weights"
 PRODUCTION = "FLUX.1-dev"
 EMBEDDED = "flux-emoji"
+MANIFEST = "base.json"
 EDGE_BYTES = 1 << 20  # hashed at each end of a weight file: all 24 GB would take a minute
 
 
@@ -46,7 +47,7 @@ class Base:
         Raises:
             ValueError: there is no base in the folder, or its weights were not downloaded.
         """
-        manifest = folder / "base.json"
+        manifest = folder / MANIFEST
         if not manifest.is_file():
             raise ValueError(f"BASE_MODEL: {folder} has no base.json, so it is not a base. Known here: {', '.join(known())}.")
         if not (folder / "model_index.json").is_file():
@@ -71,9 +72,10 @@ class Base:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over every file's name, size and both ends: tells one set of weights from another in a moment."""
+        """SHA-256 over the name, size and both ends of every file of the model: tells one base from another in a moment."""
         digest = hashlib.sha256()
-        for path in sorted(p for p in self.folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt", ".model")):
+        suffixes = (".json", ".safetensors", ".txt", ".model")  # configurations, weights, vocabularies
+        for path in sorted(p for p in self.folder.rglob("*") if p.suffix in suffixes and p.name != MANIFEST):
             size = path.stat().st_size
             digest.update(f"{path.relative_to(self.folder)} {size}\n".encode())
             with path.open("rb") as file:
@@ -126,7 +128,7 @@ def weight_dtype() -> torch.dtype:
 
 
 def known(weights: Path = WEIGHTS) -> list[str]:
-    return sorted(manifest.parent.name for manifest in weights.glob("*/base.json"))
+    return sorted(manifest.parent.name for manifest in weights.glob(f"*/{MANIFEST}"))
 
 
 def choose_base(weights: Path = WEIGHTS) -> Base:

@@ -91,6 +91,7 @@ def encode(
         The training data, and the embeddings of ``prompts``.
     """
     captions = ["", *sorted({e.caption for e in examples})]
+    index = {caption: n for n, caption in enumerate(captions)}
     embedded = encode_texts(base.load_text_encoders(), captions + prompts, base.max_sequence_length)
     texts, of_prompts = (
         TextEmbeddings(embedded.embeds[part], embedded.pooled[part])
@@ -100,7 +101,7 @@ def encode(
     found: dict[Size, list[tuple[torch.Tensor, int]]] = {}
     for example in tqdm(examples, desc="Encoding images", mininterval=1):
         for size in bucket_sizes(example.image.size, resolutions, base.size_multiple):
-            row = encode_image(vae, fit(example.image, size)), captions.index(example.caption)
+            row = encode_image(vae, fit(example.image, size)), index[example.caption]
             found.setdefault(size, []).append(row)
     buckets = {
         size: Bucket(torch.stack([moments for moments, _ in rows]), torch.tensor([caption for _, caption in rows]))

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from finetuner.extract import extract
 from finetuner.flow import probe_velocities
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
-from finetuner.store import Store
+from finetuner.store import Finetune, Store
 from finetuner.trainer import History, train
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ JOBS = WEIGHTS / "jobs"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
 
 
-def finetune(request: FinetuneRequest) -> str:
-    """Train a finetune and publish it; returns its id.
+def finetune(request: FinetuneRequest) -> Finetune:
+    """Train a finetune and publish it.
 
     A job that was killed goes on from its checkpoint when the same request comes again, to the same weights.
 
@@ -75,11 +76,12 @@ def finetune(request: FinetuneRequest) -> str:
             **summary,
             "losses": [round(loss, 6) for loss in learned.history.losses],
             "seconds": {name: round(spent, 2) for name, spent in seconds.items()},
+            "peak_memory_bytes": peak_memory_bytes(),
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }
-        finetune_id = store.publish(staged, manifest)
-    log.info("Published finetune %s in %.0f s", finetune_id, sum(seconds.values()))
-    return finetune_id
+        published = store.publish(staged, manifest)
+    log.info("Published finetune %s in %.0f s", published.id, sum(seconds.values()))
+    return published
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,13 @@ def sampling_pipeline(base: Base, transformer: FluxTransformer2DModel) -> FluxPi
     pipeline = FluxPipeline(base.load_scheduler(), base.load_vae(), None, None, None, None, transformer)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def peak_memory_bytes() -> int:
+    """The most that was in use at a time: of the GPU where there is one, else of this process since it began."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 @contextmanager

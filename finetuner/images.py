@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 # Named one by one, because Pillow also opens formats that run other programs (EPS) or are no photographs (icons, PDF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -30,27 +30,34 @@ TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag and one of its values
 
 
+class ImageError(ValueError):
+    """An image that cannot be used: why, and the remedy, in words that go on from its file's name."""
+
+
 def decode(data: bytes) -> Image.Image:
     """The first frame, upright, in sRGB, over white, scaled down to a megapixel.
 
     Raises:
-        ValueError: it cannot be read; says why, in words that go on from the file's name.
+        ImageError: it is no image of a format read here, is damaged, or has too many pixels.
     """
     if not data:
-        raise ValueError("is an empty file; replace it")
-    image = _opened(data)
-    # The decoders let nearly every exception through for damaged bytes, MemoryError and SyntaxError among them.
+        raise ImageError("is an empty file: replace it")
     try:
-        image.draft("RGB", (2048, 2048))  # a JPEG decodes at a fraction of its size where that is enough
-        image.load()
-        orientation, profile = _orientation(image), image.info.get("icc_profile")
-        image = _plain(image)  # one step a statement: each frees the large image before it
-        image = _scaled_down(image)
-        if orientation in UPRIGHT:
-            image = image.transpose(UPRIGHT[orientation])
-        image = _over_white(image, profile)
-    except Exception as error:
-        raise ValueError(f"is damaged ({error}); save it again as JPEG or PNG") from error
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd metadata and of sizes that have our own limit
+            image = _opened(data)
+            _check(image)
+            image.draft("RGB", (2048, 2048))  # a JPEG decodes at a fraction of its size where that is enough
+            image.load()
+            orientation, profile = _orientation(image), image.info.get("icc_profile")
+            image = _plain(image)  # one step a statement: each frees the large image before it
+            image = _scaled_down(image)
+            if orientation in UPRIGHT:
+                image = image.transpose(UPRIGHT[orientation])
+            image = _over_white(image, profile)
+    except ImageError:
+        raise
+    except Exception as error:  # for damaged bytes, Pillow lets nearly every exception through
+        raise ImageError(f"cannot be read ({error}): save it again as JPEG or PNG") from error
     image.info.clear()  # a photograph's metadata may weigh more than a megapixel
     return image
 
@@ -58,19 +65,22 @@ def decode(data: bytes) -> Image.Image:
 def _opened(data: bytes) -> Image.Image:
     """The image by its header; no pixel is decoded yet."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of large images, which our own limit refuses
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"has far too many pixels; {SMALLER}") from error
-    except Exception as error:  # see above
+        raise ImageError(f"has far too many pixels: {SMALLER}") from error
+    except UnidentifiedImageError as error:
         if data[4:8] == b"ftyp" and b"hei" in data[8:40]:
-            raise ValueError("is HEIC, which is not read here; save it as JPEG") from error
-        raise ValueError("is not an image that can be read here; save it as JPEG or PNG") from error
+            raise ImageError("is HEIC, which is not read here: save it as JPEG") from error
+        raise ImageError("is not an image that can be read here: save it as JPEG or PNG") from error
+
+
+def _check(image: Image.Image) -> None:
     pixels, limit = _pixels_to_decode(image), MAX_PIXELS_OF.get(image.format, MAX_PIXELS)
     if pixels > limit:
         megapixels = f"{pixels // 10**6} megapixels, and of {image.format} at most {limit // 10**6} are read"
-        raise ValueError(f"has {megapixels}; {SMALLER}")
-    return image
+        raise ImageError(f"has {megapixels}: {SMALLER}")
+    if image.mode in ("I", "F"):
+        raise ImageError("has 32 bits a channel, which do not say what is white: save it as JPEG or PNG")
 
 
 def _pixels_to_decode(image: Image.Image) -> int:
@@ -92,8 +102,6 @@ def _plain(image: Image.Image) -> Image.Image:
     """One of the modes L, RGB, CMYK, LA and RGBA."""
     if image.mode.startswith("I;16"):
         image = _in_8_bits(image)
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"it is a {image.mode} image with 32 bits a channel, which do not say what is white")
     if image.has_transparency_data:
         return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
     return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")

@@ -55,16 +55,17 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, staged: Path, manifest: dict) -> str:
+    def publish(self, staged: Path, manifest: dict) -> Finetune:
         """Publish what lies in ``staged`` under a new random id: manifest last, everything on the disk, then one rename."""
         finetune_id = str(uuid.uuid4())
         files = {str(p.relative_to(staged)): _sha256(p) for p in sorted(staged.rglob("*")) if p.is_file()}
-        (staged / MANIFEST).write_text(json.dumps({"id": finetune_id, **manifest, "sha256": files}, indent=2) + "\n")
+        manifest = {"id": finetune_id, **manifest, "sha256": files}
+        (staged / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in [*staged.rglob("*"), staged]:
             _sync(path)
         staged.rename(self.folder / finetune_id)
         _sync(self.folder)
-        return finetune_id
+        return Finetune(finetune_id, self.folder / finetune_id, manifest)
 
     def fetch(self, finetune_id: str) -> Finetune:
         """Open a finetune, its files checked against the manifest.

@@ -29,6 +29,7 @@ MAX_TOTAL_BYTES = 4 * 2**30  # of all that is unpacked; at most one file of it i
 MAX_RATIO = 200  # unpacked to packed: drawings reach it, and a bomb of deflate goes on to 1000, of bzip2 to 1000000 ...
 HARMLESS_BYTES = 2**30  # ... but however well it is packed, this much is unpacked in a second or two
 MAX_ZIP_DIRECTORY_BYTES = 4 * 2**20  # ten thousand entries with names of 300 characters
+MAX_TAR_EXTENSIONS = 8  # headers before a file's own; four kinds are in use
 MAX_TAR_EXTENSION_BYTES = 64 * 2**10  # a long name, or what macOS notes of a file
 LZMA_MEMORY = 128 * 2**20  # xz -9 takes 65 MiB to unpack; a header may ask for 4 GiB
 
@@ -57,7 +58,7 @@ class Entry:
             ArchiveError: the damage, or a limit, ends the archive.
         """
         if self.size > MAX_FILE_BYTES:
-            raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB; save it smaller")
+            raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB: save it smaller")
         return self._unpack()
 
 
@@ -151,7 +152,7 @@ def _is_file(info: zipfile.ZipInfo) -> bool:
 
 def _unzip(file: BinaryIO, info: zipfile.ZipInfo, budget: _Budget) -> bytes:
     if info.compress_type not in ZIP_METHODS:
-        raise ValueError(f"is packed by a method (number {info.compress_type}) that is not read here; make an ordinary zip")
+        raise ValueError(f"is packed by a method (number {info.compress_type}) that is not read here: make an ordinary zip")
     budget.spend(info.file_size)
     try:
         file.seek(info.header_offset)
@@ -164,7 +165,7 @@ def _unzip(file: BinaryIO, info: zipfile.ZipInfo, budget: _Budget) -> bytes:
         if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
             raise zipfile.BadZipFile("its checksum differs")
     except Exception as error:  # as in _damage_in_plain_words
-        raise ValueError(f"is damaged in the zip ({error}); pack it again") from error
+        raise ValueError(f"is damaged in the zip ({error}): pack it again") from error
     return data
 
 
@@ -195,10 +196,11 @@ class _Stream:
 
     def read(self, size: int) -> bytes:
         self._budget.spend(size)
-        data = self._file.read(size)
-        self.position += len(data)
-        if len(data) < size:
-            raise EOFError
+        with _damage_in_plain_words():
+            data = self._file.read(size)
+            if len(data) < size:
+                raise EOFError
+        self.position += size
         return data
 
     def skip_to(self, position: int) -> None:
@@ -211,39 +213,40 @@ class _Stream:
 
 
 def _tar_entries(stream: _Stream) -> Iterator[Entry]:
-    said: dict[str, str] = {}  # of the next file, by headers before its own
-    headers = 0
-    while (block := stream.read(tarfile.BLOCKSIZE)).strip(b"\0"):
-        header = _tar_header(block, first=not headers)
-        headers += 1
-        if headers > 3 * MAX_ENTRIES:  # a file may have two more before its own
+    count = 0
+    while found := _next_header(stream):
+        header, said = found
+        count += 1
+        if count > MAX_ENTRIES:
             raise ArchiveError(TOO_MANY)
-        if header.type in TAR_EXTENSIONS:
-            said |= _read_extension(header, stream)
-        else:
-            size = int(said.get("size", header.size))
-            end = stream.position + (_padded(size) if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0)
-            if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in said):
-                raise ArchiveError("the tar holds sparse files. Pack it again without --sparse")
-            if not header.isdir():
-                yield Entry(said.get("path", header.name), size, header.isreg(), lambda size=size: _read_tar(stream, size))
-            stream.skip_to(end)
-            said = {}
+        if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in said):
+            raise ArchiveError("the tar holds sparse files. Pack it again without --sparse")
+        size = int(said.get("size", header.size))
+        end = stream.position + (_padded(size) if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0)
+        if not header.isdir():
+            yield Entry(said.get("path", header.name), size, header.isreg(), lambda size=size: stream.read(size))
+        stream.skip_to(end)
     stream.skip_rest()  # so that the checksum at the end is compared
 
 
-def _tar_header(block: bytes, first: bool) -> tarfile.TarInfo:
-    try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        if first:
-            raise ArchiveError(f"this is a compressed file, but no tar archive is in it. {PACK_AGAIN}") from error
-        raise
-
-
-def _read_tar(stream: _Stream, size: int) -> bytes:
-    with _damage_in_plain_words():
-        return stream.read(size)
+def _next_header(stream: _Stream) -> tuple[tarfile.TarInfo, dict[str, str]] | None:
+    """A header, and what the extension headers before it say of the same file; None at the end."""
+    said: dict[str, str] = {}
+    for _ in range(MAX_TAR_EXTENSIONS + 1):
+        begins = stream.position == 0
+        block = stream.read(tarfile.BLOCKSIZE)
+        if not block.strip(b"\0"):
+            return None
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            if begins:
+                raise ArchiveError(f"this is a compressed file, but no tar archive is in it. {PACK_AGAIN}") from error
+            raise
+        if header.type not in TAR_EXTENSIONS:
+            return header, said
+        said |= _read_extension(header, stream)
+    raise tarfile.InvalidHeaderError("too many extension headers")
 
 
 def _padded(size: int) -> int:
@@ -301,10 +304,8 @@ class _XzReader(io.RawIOBase):
                 if not packed:
                     return 0
                 self._decompressor = lzma.LZMADecompressor(memlimit=LZMA_MEMORY)
-            elif self._decompressor.needs_input:
-                packed = self._file.read(CHUNK)
-                if not packed:
-                    raise EOFError
+            elif self._decompressor.needs_input and not (packed := self._file.read(CHUNK)):
+                raise EOFError
             data = self._decompressor.decompress(packed, len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -323,8 +324,10 @@ UNPACKERS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
 # Anything else
 
 KINDS = {  # what a file is, by how it begins
-    rb"$": f"the file is empty. {SEND}",
-    rb"(\xef\xbb\xbf)?\s*<": f"this is a web page, not an archive; the address may need a login or a direct download link. {SEND}",
+    rb"\Z": f"the file is empty. {SEND}",
+    rb"(\xef\xbb\xbf)?\s*<": (
+        "this is a web page, not an archive; the address may need a login, or not be the file's own. Send a direct link"
+    ),
     rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*|BM....\0\0\0\0|....ftyp(hei|mif|avi)": (
         f"this is a single image, not an archive. {SEND}"
     ),

@@ -9,6 +9,7 @@ import pytest
 
 import predict
 import train
+from finetuner.store import Finetune
 
 PROJECT = Path(__file__).parent.parent
 
@@ -68,7 +69,8 @@ def types_of(request) -> dict[str, type]:
 
 def test_training_numbers_have_their_documented_types(monkeypatch):
     requests = []
-    monkeypatch.setattr(train, "finetune", lambda request: requests.append(request) or "id")
+    published = Finetune("id", Path(), {"seconds": {"train": 1.5}, "peak_memory_bytes": 10})
+    monkeypatch.setattr(train, "finetune", lambda request: requests.append(request) or published)
     assert train.train(**TRAINING) == "id"
     assert train.train(**TRAINING | {"learning_rate": 1e-4}) == "id"
     assert types_of(requests[0])["training_steps"] is int

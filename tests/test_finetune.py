@@ -64,7 +64,7 @@ def held_out_loss(base, transformer, family: str, trigger_word: str | None) -> f
 
 @pytest.mark.parametrize("finetune_type", ["lora", "full"])
 def test_a_style_is_learned_and_told_from_other_styles(base, store, finetune_type):
-    published = store.fetch(finetune.finetune(style_request(finetune_type=finetune_type, training_steps=150)))
+    published = finetune.finetune(style_request(finetune_type=finetune_type, training_steps=150))
     before = base.load_pipeline()
     after = base.load_pipeline()
     after.load_lora_weights(published.folder)
@@ -79,7 +79,7 @@ def test_a_style_is_learned_and_told_from_other_styles(base, store, finetune_typ
 
 
 def test_a_finetune_holds_what_it_was_made_of(base, store, tmp_path):
-    published = store.fetch(finetune.finetune(style_request(training_steps=2, finetune_type="full", lora_rank=16)))
+    published = finetune.finetune(style_request(training_steps=2, finetune_type="full", lora_rank=16))
     manifest = published.manifest
     assert manifest["base"] == base.describe()
     assert manifest["inputs"] == style_request(training_steps=2, finetune_type="full", lora_rank=16).inputs()
@@ -120,13 +120,13 @@ def test_every_documented_choice_trains_and_publishes(store, mode, priority, fin
         lora_rank=lora_rank,
         captioning="captioning-disabled",
     )
-    assert store.fetch(finetune.finetune(request)).manifest["inputs"] == request.inputs()
+    assert finetune.finetune(request).manifest["inputs"] == request.inputs()
 
 
 def test_one_small_image_without_a_caption_is_enough(store, tmp_path):
     path = make_archive(tmp_path / "one.zip", {"holiday/dog.png": Image.new("RGB", (40, 30), "brown")})
     request = FinetuneRequest(path, training_steps=2, captioning="captioning-disabled")
-    published = store.fetch(finetune.finetune(request))
+    published = finetune.finetune(request)
     assert (published.folder / "captions" / "holiday" / "dog.txt").read_text() == "TOK\n"
 
 
@@ -172,7 +172,7 @@ checkpoint.EVERY_SECONDS = 0.2
 archive, jobs, finetune_type = sys.argv[1:]
 finetune.JOBS = Path(jobs)
 request = FinetuneRequest(Path(archive), training_steps=25, priority="speed", finetune_type=finetune_type)
-print(finetune.finetune(request))
+print(finetune.finetune(request).id)
 """
 
 
@@ -205,7 +205,7 @@ def test_a_killed_job_goes_on_to_the_same_bits(store, tmp_path, finetune_type):
 def test_the_same_job_gives_the_same_weights_and_another_seed_comes_with_other_inputs(store):
     def train(**changes) -> dict[str, torch.Tensor]:
         request = style_request(training_steps=3, finetune_type="lora", **changes)
-        return load_file(store.fetch(finetune.finetune(request)).folder / "pytorch_lora_weights.safetensors")
+        return load_file(finetune.finetune(request).folder / "pytorch_lora_weights.safetensors")
 
     first, again, other = train(), train(), train(trigger_word="OTHER")
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -213,5 +213,5 @@ def test_the_same_job_gives_the_same_weights_and_another_seed_comes_with_other_i
 
 
 def test_the_manifest_is_readable_json(store):
-    published = store.fetch(finetune.finetune(style_request(training_steps=1)))
+    published = finetune.finetune(style_request(training_steps=1))
     assert json.loads((published.folder / "finetune.json").read_text())["id"] == published.id

@@ -31,7 +31,7 @@ def publish(store: Store, base, seed: int, rank: int = 32, trained_on: dict | No
         weights[f"{name}.lora_B.weight"] = 0.02 * torch.randn(linear.out_features, rank, generator=generator)
     with store.staging("job") as staged:
         adapter.save_adapter(weights, rank, staged)
-        return store.publish(staged, {"base": trained_on or base.describe(), "inputs": {"trigger_word": "TOK"}})
+        return store.publish(staged, {"base": trained_on or base.describe(), "inputs": {"trigger_word": "TOK"}}).id
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ def publish(store: Store, content: bytes = b"weights") -> str:
         (staged / "report").mkdir()
         (staged / "weights.bin").write_bytes(content)
         (staged / "report" / "README.md").write_text("card")
-        return store.publish(staged, {"inputs": {"trigger_word": "TOK"}, "base": {"name": "x"}})
+        return store.publish(staged, {"inputs": {"trigger_word": "TOK"}, "base": {"name": "x"}}).id
 
 
 def test_what_is_published_is_fetched(store):

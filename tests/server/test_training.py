@@ -98,6 +98,11 @@ def test_the_documented_example_ends_in_a_finetune(documented_finetune, train_se
     assert len(manifest["losses"]) == 300
 
 
+def test_a_training_reports_what_it_took(train_server):
+    metrics = train_server.run(input_images=STYLE, **SHORT).json()["metrics"]
+    assert metrics["train_seconds"] > 0 and metrics["encode_seconds"] > 0 and metrics["peak_memory_bytes"] > 1e8
+
+
 def test_captions_of_a_tar_archive_are_used_and_given_back(short_finetune, train_server):
     captions = folder_of(train_server, short_finetune) / "captions" / "my pictures"
     assert (captions / "fox.txt").exists() is False and (captions / "dog.txt").read_text() == "LINEICON\n"
@@ -115,7 +120,7 @@ def test_images_without_captions_need_another_captioning(train_server, tar_archi
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"PK\x03\x04 broken", "damaged|neither"), (b"<html>Sign in</html>", "web page"), (b"", "empty")],
+    [(b"PK\x03\x04 broken", "cut short|damaged"), (b"<html>Sign in</html>", "web page"), (b"", "empty")],
     ids=["broken", "web page", "empty"],
 )
 def test_what_is_no_archive_fails_with_a_sentence_and_the_server_lives_on(train_server, tmp_path, content, words):
