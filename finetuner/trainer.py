@@ -78,7 +78,8 @@ def train(
             _require_finite(step, loss.item(), norm, recipe)
             history.append(loss.item(), norm)
             checkpoint.save_when_due(optimizer=optimizer, history=history)
-            progress.set_postfix(loss=f"{history.smoothed_losses[-1]:.4f}", refresh=False)
+            images = recipe.batch_size * (progress.format_dict["rate"] or 0)
+            progress.set_postfix(loss=f"{history.smoothed_losses[-1]:.4f}", images=f"{images:.1f}/s", refresh=False)
             progress.update()
     return history
 
