@@ -1,23 +1,82 @@
-"""Print what a training step of FLUX.1-dev takes: peak memory and FLOP, traced without weights or GPU. Run it as script/plan.
+"""Print what a training step of FLUX.1-dev takes, traced without weights or GPU: peak memory and FLOP. Run it as script/plan.
 
-The columns for quantised bases are the trace with the base's weights exchanged: `finetuner.plan.base_bytes` for what
-they take, and one linear of the blocks in bfloat16 (the backends expand one layer at a time, forward and backward).
+A trace holds a bfloat16 base. The columns for quantised bases exchange its weights for theirs (`finetuner.plan.base_bytes`);
+a full fine-tune has none, since its result is the difference to the true base.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import sys
-from collections.abc import Iterator
 
+import torch
 from diffusers.utils import logging
 
-from finetuner.plan import FLUX_DEV, GIB, Job, Sizes, exchange_bytes, peak_bytes
-from script.trace_step import Step, prepared, trace
+from finetuner.plan import GIB, QUANTISED, Job, Sizes, base_bytes, peak_bytes, token_count
+from script.trace_step import prepared, trace
 
+# transformer/config.json of black-forest-labs/FLUX.1-dev
+FLUX_DEV = {
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+}
+SIZE_MULTIPLE = 16  # pixels: the VAE's 8 times the transformer's 2
+TEXT_TOKENS = 512
 RANK = 32
+
+TYPES = ("lora", "full")
 SIDES = (512, 768, 1024)
 BATCHES = (1, 2, 4)
-TYPES = ("lora", "full")
-QUANTISED = ("int8", "nf4")
+
+
+def main() -> None:
+    options = parse()
+    logging.set_verbosity_error()  # diffusers warns of the cast to bfloat16
+    sizes = Sizes.of(FLUX_DEV)
+    parameters = sizes.block_weights + sizes.other_weights
+    print(f"FLUX.1-dev: {parameters / 1e9:.2f} B parameters. LoRA of rank {RANK}. Peaks in GiB.\n")
+    heads = ["type", "side", "batch", "checkpointing", "TFLOP", "bfloat16", *QUANTISED] + ["formula"] * options.check
+    print_row(heads)
+    print_row(["---"] * len(heads))
+    for case in itertools.product(options.types, options.sides, BATCHES, (False, True)):
+        print_row(row(sizes, *case, options.check))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="script/plan", description="What a training step of FLUX.1-dev takes, as a table.")
+    parser.add_argument("--type", dest="types", nargs=1, choices=TYPES, default=TYPES, help="default: both")
+    parser.add_argument("--side", dest="sides", nargs=1, type=int, choices=SIDES, default=SIDES, help="pixels; default: all")
+    parser.add_argument(
+        "--check", action="store_true", help="show how far the formula that jobs decide by is from the trace, in percent"
+    )
+    return parser.parse_args()
+
+
+def row(sizes: Sizes, finetune_type: str, side: int, batch_size: int, checkpointing: bool, check: bool) -> list[str]:
+    transformer = prepared(FLUX_DEV, finetune_type, RANK, torch.bfloat16)
+    if checkpointing:
+        transformer.enable_gradient_checkpointing()
+    job = Job(finetune_type, RANK, token_count(side, SIZE_MULTIPLE, TEXT_TOKENS), batch_size, torch.bfloat16)
+    step = trace(transformer, job.tokens - TEXT_TOKENS, TEXT_TOKENS, batch_size)
+    own = base_bytes(sizes, "bfloat16", job.dtype)
+    quantised = [step.peak_bytes - own + base_bytes(sizes, precision, job.dtype) for precision in QUANTISED]
+    cells = [finetune_type, str(side), str(batch_size), "on" if checkpointing else "off", f"{step.flop / 1e12:.0f}"]
+    cells.append(f"{step.peak_bytes / GIB:.1f}")
+    cells += [f"{peak / GIB:.1f}" if finetune_type == "lora" else "-" for peak in quantised]
+    if check:
+        cells.append(f"{100 * (peak_bytes(sizes, job, 'bfloat16', checkpointing) / step.peak_bytes - 1):+.1f} %")
+    return cells
+
+
+def print_row(cells: list[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

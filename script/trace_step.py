@@ -92,7 +92,7 @@ class FusedNorm(torch.autograd.Function):
         return torch.empty_like(ctx.saved_tensors[0])
 
 
-def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype = torch.bfloat16) -> FluxTransformer2DModel:
+def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype) -> FluxTransformer2DModel:
     """A transformer on the meta device, with what a fine-tune trains in it. (peft cannot swap fake parameters.)"""
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(config).to(dtype).requires_grad_(False).eval()
@@ -103,7 +103,7 @@ def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype 
     return transformer
 
 
-def trainer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackwardOptimizer:
+def optimizer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackwardOptimizer:
     """The optimizer for what is trainable. No number of the recipe changes a tensor's size."""
     found = deltas(transformer)
     recipe = Recipe("full" if found else "lora", 2, 0, (), learning_rate=1e-4, logit_mean=0.0, guidance=1.0)
@@ -112,6 +112,9 @@ def trainer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackwar
     optimizer = LoraOptimizer({n: p for n, p in transformer.named_parameters() if p.requires_grad}, recipe)
     for group in optimizer.adamw.param_groups:
         group["foreach"] = True
+    for parameter in optimizer.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # makes Adam's moments: every step but the first one has them from its start
     return optimizer
 
 
@@ -122,11 +125,12 @@ def trace(
     batch_size: int,
     fused_norms: bool = True,
 ) -> Step:
-    """Trace the second training step (the first one makes the optimizer's state).
+    """Trace one training step.
 
     Args:
         transformer: from `prepared`; its parameters become fake ones.
-        tokens: of one image: its sides' product in 16 x 16 pixel patches.
+        tokens: of one image, without its text.
+        fused_norms: RMSNorm as on CUDA; otherwise composed, as on a CPU.
     """
     rms_norm = (lambda x, *_: FusedNorm.apply(x)) if fused_norms else nn.functional.rms_norm
     with (
@@ -136,13 +140,12 @@ def trace(
         patch.object(torch.Tensor, "item", lambda _: 1.0),  # a fake tensor has no value: gradient norm, Adam's step count
     ):
         _make_fake(transformer)
-        optimizer = trainer_of(transformer)
+        optimizer = optimizer_of(transformer)
         batch = _batch(transformer, tokens, text_tokens, batch_size)
         noise, sigmas = torch.empty_like(batch.latents), torch.empty(batch_size)
-        for _ in range(2):
-            meter.reset()
-            flow_loss(transformer, batch, noise, sigmas, guidance=1.0).backward()
-            optimizer.step()
+        meter.reset()
+        flow_loss(transformer, batch, noise, sigmas, guidance=1.0).backward()
+        optimizer.step()
     return Step(meter.peak_bytes, meter.flop)
 
 

@@ -30,9 +30,9 @@ def photo(colour: tuple[int, int, int] = RED, size: tuple[int, int] = (8, 6), fo
 
 def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, method)  # ZipInfo, to be the same at any time of day
     return file.getvalue()
 
 

@@ -26,6 +26,11 @@ def seen(data: bytes, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
     return image.getpixel(at)
 
 
+def refused(data: bytes, why: str) -> None:
+    with pytest.raises(ImageError, match=why):
+        decode(data)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_reads(format):
     image = decode(photo(format=format))
@@ -117,8 +122,7 @@ def test_16_bit_colour_keeps_its_brightness():
 
 
 def test_32_bit_pixels_are_refused():
-    with pytest.raises(ImageError, match="32 bits a channel"):
-        decode(encoded(Image.new("F", (8, 6), 0.5), "TIFF"))
+    refused(encoded(Image.new("F", (8, 6), 0.5), "TIFF"), "32 bits a channel")
 
 
 def test_grey_and_black_and_white_are_read():
@@ -299,9 +303,7 @@ def zeros_packed(mebibytes: int) -> bytes:
 )
 def test_too_many_pixels_are_refused_before_memory_is_spent(make):
     data = make()
-    decode(photo())  # what Pillow loads once
-    with pytest.raises(ImageError, match="megapixels"):
-        assert peak_memory(lambda: decode(data)) < 0  # not reached
+    assert peak_memory(lambda: refused(data, "megapixels")) < 30 * MEBIBYTE
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
@@ -309,11 +311,7 @@ def test_a_bomb_in_a_pngs_metadata_takes_no_memory(kind):
     before = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
     data = png(4, 4, idat=zlib.compress(bytes(4 * 13)), more=chunk(kind, before + zeros_packed(200)))
 
-    def run():
-        with pytest.raises(ImageError, match="cannot be read"):
-            decode(data)
-
-    assert peak_memory(run) < 30 * MEBIBYTE
+    assert peak_memory(lambda: refused(data, "cannot be read")) < 30 * MEBIBYTE
 
 
 def test_pixels_beyond_the_declared_ones_take_no_memory():
@@ -354,22 +352,19 @@ def test_the_largest_image_of_each_format_stays_below_a_gigabyte(format, mode, o
 def test_a_truncated_image_is_refused(format):
     noise = Image.effect_noise((64, 64), 80).convert("RGB")
     data = encoded(noise, format)
-    with pytest.raises(ImageError):
-        decode(data[: len(data) // 2])
+    refused(data[: len(data) // 2], "read")
 
 
 def test_heic_has_its_own_word():
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"hevc\0\0\0\0heic"):
-        with pytest.raises(ImageError, match="HEIC.*save it as JPEG"):
-            decode(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(64))
+        refused(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(64), "HEIC.*save it as JPEG")
 
 
 def test_formats_that_run_programs_are_not_opened():
     data = encoded(Image.new("RGB", (8, 6)), "EPS")
-    with nothing_written(), pytest.raises(ImageError, match="not an image that can be read here"):
-        decode(data)
+    with nothing_written():
+        refused(data, "not an image that can be read here")
 
 
 def test_an_empty_file_has_its_own_word():
-    with pytest.raises(ImageError, match="empty"):
-        decode(b"")
+    refused(b"", "empty")
