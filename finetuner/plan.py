@@ -17,7 +17,8 @@ from torch import nn
 from finetuner.adapter import target_names
 
 GIB = 1 << 30
-KINDS = ("double", "single")  # of blocks: 19 with a stream each for text and image, then 38 with one for both, in FLUX.1
+KINDS = ("double", "single")  # of blocks, in the order in which they run
+STREAMS = {"double": 2, "single": 1}  # text and image apart, with linears of their own; then together
 
 # Bytes per weight of a quantised linear. int8: a byte, and a float32 scale per row (counted apart). nf4: half a byte, a byte
 # per 64 weights for their scale, and a float32 per 256 such scales; 0.516 is what bitsandbytes' weights take.
@@ -78,10 +79,11 @@ def choose(config: Mapping, job: Job, memory_bytes: int) -> Plan:
     """The cheapest way to run ``job`` in ``memory_bytes``, the device's total (what is free at the moment would make two runs
     of a job differ).
 
-    In order of cost: the batch split into smaller ones whose gradients add up (the same work; 1,500 tokens fill a GPU), then
-    gradient checkpointing (a second forward: 43 % more FLOP for a LoRA, 33 % for full), then a quantised base (another
-    model: int8 rounds every weight to 1/127 of its row's largest, nf4 to one of 16 levels). A full fine-tune's gradients are
-    applied inside backward, so they cannot add up, and its result is the difference to the true base: neither is for it.
+    In order of cost: the batch split into smaller ones whose gradients add up (the same FLOP, and a single image of 512 px is
+    1,536 tokens, plenty for a matrix product), then gradient checkpointing (a second forward: 45 % more FLOP for a LoRA, 33 %
+    for full), then a quantised base (another model: int8 rounds a weight to 1/127 of its row's largest, nf4 to one of 16
+    levels). A full fine-tune's gradients are applied inside backward, so they cannot add up, and its result is the
+    difference to the true base: splitting and quantising are for a LoRA only.
 
     Args:
         config: of the FluxTransformer2DModel.
@@ -205,18 +207,20 @@ def _trained_bytes(sizes: Sizes, job: Job) -> tuple[dict[str, int], dict[str, in
 
 def _block_bytes(sizes: Sizes, job: Job) -> tuple[dict[str, int], dict[str, int]]:
     """What one block of each kind keeps for backward, and what else is alive while it is computed."""
-    value, unit = job.dtype.itemsize, job.batch_size * job.tokens * sizes.width
+    value, tokens = job.dtype.itemsize, job.batch_size * job.tokens
+    unit = tokens * sizes.width
     passing = PASSING[job.finetune_type][value] * unit
     kept, alive = {}, {}
     for kind in KINDS:
         if job.finetune_type == "lora":
             inputs = 4 * (COPIED_INPUTS if value < 4 else SHARED_INPUTS)[kind]
-            formed, alive[kind] = 0, passing
+            linears = len(sizes.targets[kind]) // sizes.blocks[kind] // STREAMS[kind]  # that a token meets
+            own, alive[kind] = 4 * job.rank * linears * tokens, passing  # each LoRA's A x
         else:
             inputs = value * SHARED_INPUTS[kind]
-            formed = _matrix_bytes(sizes, job, kind) // sizes.blocks[kind]  # W + delta, for the gradient of its input
+            own = _matrix_bytes(sizes, job, kind) // sizes.blocks[kind]  # W + delta, for the gradient of its input
             alive[kind] = max(passing, ADAFACTOR[value] * max(out * in_ for out, in_ in sizes.targets[kind]))
-        kept[kind] = (value * KEPT[kind] + inputs) * unit + formed
+        kept[kind] = (value * KEPT[kind] + inputs) * unit + own
     return kept, alive
 
 

@@ -79,7 +79,7 @@ def test_formula_agrees_with_the_trace(config, text_tokens, tokens, batch_size, 
     asked = Job(finetune_type, 32, tokens, batch_size, dtype)
     peak = traced(config, asked, text_tokens, checkpointing).peak_bytes
     own = str(dtype).removeprefix("torch.")
-    assert peak_bytes(Sizes.of(config), asked, own, checkpointing) == pytest.approx(peak, rel=0.04)
+    assert peak_bytes(Sizes.of(config), asked, own, checkpointing) == pytest.approx(peak, rel=0.03)
 
 
 def test_flop_of_a_step():
@@ -106,7 +106,7 @@ def test_full_fits_on_80_gb(batch_size):
 
 
 def test_cheaper_ways_come_first():
-    ways = [plan_for(job("lora", 512, 4), gib) for gib in (95, 79.1, 30, 22, 15.6)]
+    ways = [plan_for(job("lora", 512, 4), gib) for gib in (95, 79.1, 28, 22, 14)]
     assert [(w.base_precision, w.checkpointing, w.micro_batch) for w in ways] == [
         ("bfloat16", False, 4),
         ("bfloat16", False, 2),
@@ -125,7 +125,7 @@ def test_refusal_says_what_would_fit():
     with pytest.raises(ValueError, match=r"full needs \d\d\.\d GiB .* 24\.0 GiB .* lora would fit"):
         plan_for(job("full"), 24)
     with pytest.raises(ValueError, match="try priority speed"):
-        plan_for(job("lora", side=2048), 12.5)
+        plan_for(job("lora", side=2048), 15.6)
     with pytest.raises(ValueError, match=r"Use a device with \d+ GiB or more"):
         plan_for(job("lora", side=512), 4)
 

@@ -15,7 +15,7 @@ DRAWINGS = Path("build/embedded-base/pictures")
 EXAMPLES = Path("examples")
 HELD_OUT_FOLDER = Path("tests/held_out")
 SIDE = 128  # pixels
-BACKGROUNDS = ("white", "yellow", "light blue", "pink", "green", "orange", "teal", "grey")
+BACKGROUNDS = ("white", "yellow", "light blue", "pink", "green", "purple", "teal", "grey")
 LINE_ICONS = (
     "dog", "owl", "penguin", "butterfly", "snail", "mushroom", "sunflower", "cactus",
     "banana", "pizza", "hamburger", "rocket", "sailboat", "house", "guitar", "camera",
