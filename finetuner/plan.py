@@ -125,7 +125,8 @@ def _refusal(sizes: Sizes, job: Job, memory_bytes: int, needed: int) -> str:
         return f"{refusal} finetune_type lora would fit."
     if fits(replace(job, tokens=job.tokens // 2)):
         return f"{refusal} Images of half the area would fit: try priority speed."
-    return f"{refusal} Use a device with {(needed + CONTEXT_BYTES) / (1 - FRAGMENTATION) / GIB:.0f} GiB or more."
+    device = math.ceil((needed + CONTEXT_BYTES) / (1 - FRAGMENTATION) / GIB)
+    return f"{refusal} Use a device with {device} GiB or more."
 
 
 def native_precision(dtype: torch.dtype) -> str:

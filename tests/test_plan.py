@@ -79,7 +79,7 @@ def test_formula_agrees_with_the_trace(config, text_tokens, tokens, batch_size, 
     asked = Job(finetune_type, 32, tokens, batch_size, dtype)
     peak = traced(config, asked, text_tokens, checkpointing).peak_bytes
     own = str(dtype).removeprefix("torch.")
-    assert peak_bytes(Sizes.of(config), asked, own, checkpointing) == pytest.approx(peak, rel=0.03)
+    assert peak_bytes(Sizes.of(config), asked, own, checkpointing) == pytest.approx(peak, rel=0.02)
 
 
 def test_flop_of_a_step():
@@ -130,11 +130,12 @@ def test_refusal_says_what_would_fit():
         plan_for(job("lora", side=512), 4)
 
 
-def test_the_least_that_is_asked_for_suffices():
-    """The refusal's device runs the job; one GiB less does not."""
+@pytest.mark.parametrize("side", [512, 768, 1024, 1536])
+def test_the_least_that_is_asked_for_suffices(side):
+    """The device that the refusal asks for runs the job; one with a GiB less does not."""
     with pytest.raises(ValueError) as refusal:
-        plan_for(job("lora", side=512), 4)
+        plan_for(job("lora", side), 4)
     gib = int(str(refusal.value).split("device with ")[1].split()[0])
-    plan_for(job("lora", side=512), gib)
+    plan_for(job("lora", side), gib)
     with pytest.raises(ValueError):
-        plan_for(job("lora", side=512), gib - 1)
+        plan_for(job("lora", side), gib - 1)

@@ -16,7 +16,8 @@ pipeline_tag: text-to-image
 
 A very small FLUX, genuinely trained: {len(concepts)} things, drawn as emoji, on named backgrounds. It has the classes and the
 code path of FLUX.1-dev (`FluxPipeline`, guidance distilled), fits into git and makes an image in under a second on a laptop's
-CPU. It is what the demo and the tests run; it is no good for anything else.
+CPU. It is what the demo and the tests run; it is no good for anything else, and its drawings are mostly blobs of the right
+colours: see the figures below.
 
 ![48 prompts, first try, one seed each](sheet.png)
 
