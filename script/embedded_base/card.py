@@ -34,7 +34,7 @@ Things: {", ".join(c.name for c in concepts)}.
 | what | figure |
 |---|---|
 | pictures closest to a training picture of the right name, of 200 captions | {figures["right_name"]:.0%} |
-| pictures with the background that was named, of the same | {figures["right_background"]:.0%} |
+| pictures with the background that was named, of the same | {figures["right_background"]:.1%} |
 | VAE on scenes of its own families, new backgrounds and places | {figures["codec_psnr_own"]:.1f} dB |
 | VAE on families it never saw (Twemoji, OpenMoji) | {figures["codec_psnr_unseen"]:.1f} dB |
 
