@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from PIL import Image
 
 from finetuner.base import Base, choose_base
 from finetuner.encode import Bucket, Dataset, TextEmbeddings
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 torch.set_num_threads(2)  # what CI has: the same bits everywhere
 
@@ -59,15 +52,3 @@ def dataset() -> Dataset:
 @pytest.fixture(scope="session")
 def base() -> Base:
     return choose_base()
-
-
-def make_archive(path: Path, files: dict[str, Image.Image | str]) -> Path:
-    """A zip of images (as PNG) and texts."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            if isinstance(content, Image.Image):
-                png = io.BytesIO()
-                content.save(png, "PNG")
-                content = png.getvalue()
-            archive.writestr(name, content)
-    return path

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from helpers import random_adapter
 
 from finetuner import adapter
 from finetuner.flow import predict_velocity
@@ -14,17 +15,6 @@ def batch(dataset):
 @torch.no_grad()
 def velocity(transformer, batch):
     return predict_velocity(transformer, batch.latents, torch.tensor([0.3, 0.8]), batch, guidance=1.0)
-
-
-def random_weights(transformer, rank, seed=0):
-    """A LoRA that changes something, for a transformer that has no adapter yet, by its names in a file."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name in adapter.target_names(transformer):
-        linear = transformer.get_submodule(name)
-        weights[f"{name}.lora_A.weight"] = 0.1 * torch.randn(rank, linear.in_features, generator=generator)
-        weights[f"{name}.lora_B.weight"] = 0.1 * torch.randn(linear.out_features, rank, generator=generator)
-    return weights
 
 
 def test_targets_are_all_linears_of_the_blocks_of_flux_but_modulation():
@@ -48,7 +38,7 @@ def test_a_new_adapter_changes_nothing_and_trains_in_float32(transformer, batch)
 
 def test_strength_zero_is_the_base_bit_for_bit(transformer, batch):
     before = velocity(transformer, batch)
-    weights = random_weights(transformer, 8)
+    weights = random_adapter(transformer, 8)
     adapter.Slot(transformer, rank=8).load(weights)
     adapter.set_strength(transformer, 1.0)
     assert not torch.equal(velocity(transformer, batch), before)
@@ -59,7 +49,7 @@ def test_strength_zero_is_the_base_bit_for_bit(transformer, batch):
 @pytest.mark.parametrize("strength", [0.3, 1.0, 1.7])
 def test_strength_scales_the_change_of_every_weight(transformer, batch, strength):
     """W + s B A, written into the weights, is the same function."""
-    weights = random_weights(transformer, 4)
+    weights = random_adapter(transformer, 4)
     merged = FluxTransformer2DModel.from_config(transformer.config).eval()
     merged.load_state_dict(transformer.state_dict())
     for name in adapter.target_names(merged):
@@ -71,7 +61,7 @@ def test_strength_scales_the_change_of_every_weight(transformer, batch, strength
 
 
 def test_what_was_in_the_slot_before_leaves_no_trace(transformer, batch):
-    small, large = random_weights(transformer, 4, seed=1), random_weights(transformer, 8, seed=2)
+    small, large = random_adapter(transformer, 4, seed=1), random_adapter(transformer, 8, seed=2)
     slot = adapter.Slot(transformer, rank=8)
     slot.load(small)
     fresh = velocity(transformer, batch)
@@ -83,7 +73,7 @@ def test_what_was_in_the_slot_before_leaves_no_trace(transformer, batch):
 
 
 def test_weights_that_do_not_fit_are_refused_and_the_slot_is_as_it_was(transformer, batch):
-    fitting, too_large = random_weights(transformer, 4), random_weights(transformer, 8)
+    fitting, too_large = random_adapter(transformer, 4), random_adapter(transformer, 8)
     slot = adapter.Slot(transformer, rank=4)
     slot.load(fitting)
     before = velocity(transformer, batch)
@@ -97,7 +87,7 @@ def test_weights_that_do_not_fit_are_refused_and_the_slot_is_as_it_was(transform
 def test_a_saved_adapter_loads_in_plain_diffusers_and_computes_the_same(transformer, batch, tmp_path):
     plain = FluxTransformer2DModel.from_config(transformer.config).eval()
     plain.load_state_dict(transformer.state_dict())
-    weights = random_weights(transformer, 8)
+    weights = random_adapter(transformer, 8)
     slot = adapter.Slot(transformer, rank=8)
     slot.load(weights)
     adapter.save_adapter(adapter.adapter_weights(transformer), 8, tmp_path)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EXAMPLES, make_archive
 from diffusers import FluxPipeline
+from helpers import EXAMPLES, make_archive
 from PIL import Image
 from safetensors.torch import load_file
 

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from diffusers import FluxPipeline
+from helpers import random_adapter
 from PIL import Image
 
 from finetuner import adapter
@@ -22,15 +23,8 @@ def store(tmp_path_factory) -> Store:
 
 def publish(store: Store, base, seed: int, rank: int = 32, trained_on: dict | None = None) -> str:
     """A finetune of random weights, strong enough to change every picture."""
-    transformer = base.load_transformer()
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name in adapter.target_names(transformer):
-        linear = transformer.get_submodule(name)
-        weights[f"{name}.lora_A.weight"] = 0.1 * torch.randn(rank, linear.in_features, generator=generator)
-        weights[f"{name}.lora_B.weight"] = 0.02 * torch.randn(linear.out_features, rank, generator=generator)
     with store.staging("job") as staged:
-        adapter.save_adapter(weights, rank, staged)
+        adapter.save_adapter(random_adapter(base.load_transformer(), rank, seed), rank, staged)
         return store.publish(staged, {"base": trained_on or base.describe(), "inputs": {"trigger_word": "TOK"}}).id
 
 
