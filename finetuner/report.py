@@ -65,7 +65,7 @@ def strength_sheet(pipeline: FluxPipeline, base: Base, prompts: list[str], texts
     size = native_size(1.0, base.sampling_side, base.size_multiple)
     rows = []
     for embeds, pooled in zip(texts.embeds, texts.pooled, strict=True):
-        text = TextEmbeddings(embeds[None], pooled[None])
+        text = TextEmbeddings(embeds[None].to(pipeline.device), pooled[None].to(pipeline.device))
         row = []
         for strength in STRENGTHS:
             set_strength(pipeline.transformer, strength)
