@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 CAPTION_SUFFIX = ".txt"
 ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".7z", ".rar"}
-SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 MAX_IMAGES = 2000  # 8 GB once decoded
 MAX_CAPTION_BYTES = 32 * 2**10  # ten times what any text encoder reads
 MAX_NAME_BYTES = 255  # of each part of a path, as in most file systems
@@ -55,7 +54,7 @@ def open_archive(path: Path) -> list[Example]:
     except ArchiveError as error:
         problems.append(f"{error}.")
     if contents.passed_over:
-        log.info("input_images: passed over %d files that are neither images nor captions", contents.passed_over)
+        log.info("input_images: files passed over, being neither images nor captions: %d", contents.passed_over)
     examples = contents.examples()
     if contents.problems:
         problems.append(f"{_listed(contents.problems)}. Mend or remove what is named and send the archive again.")
@@ -64,7 +63,9 @@ def open_archive(path: Path) -> list[Example]:
     if problems:
         raise ValueError(f"input_images: {' '.join(problems)}")
     contents.warn()
-    log.info("input_images: %d images, %d with a caption", len(examples), sum(e.caption is not None for e in examples))
+    log.info(
+        "input_images: images: %d, of them with a caption: %d", len(examples), sum(e.caption is not None for e in examples)
+    )
     return examples
 
 
@@ -124,9 +125,7 @@ class _Contents:
     def warn(self) -> None:
         """Of what works, and is hardly meant."""
         if len(self.images) < FEW_IMAGES:
-            log.warning(
-                "input_images: only %d images; 10 or more of them, all different, teach a concept better", len(self.images)
-            )
+            log.warning("input_images: few images (%d): 10 or more, all different, teach a concept better", len(self.images))
         if copies := self._copies():
             log.warning("input_images: the same pixels twice, which weighs them double: %s", _listed(copies))
         stems = {_stem(name) for name in self.images}
@@ -155,9 +154,8 @@ def _stem(name: str) -> str:
 
 
 def _is_hidden(path: PurePosixPath) -> bool:
-    """Whether macOS or Windows left it there; their users do not see it."""
-    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
-    return hidden or path.name.lower() in SYSTEM_FILES
+    """Whether its name says so, or macOS put it there: such files may be called .jpg and be none."""
+    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
 
 
 def _check(path: PurePosixPath, entry: Entry) -> None:
@@ -197,7 +195,7 @@ def _unicode_encoding(content: bytes) -> str:
     for encoding, high_bytes in ("utf-16-le", content[1::2]), ("utf-16-be", content[::2]):
         if high_bytes.count(0) > len(high_bytes) / 2:
             return encoding
-    return "utf-8-sig"
+    return "utf-8"
 
 
 def _listed(items: list[str]) -> str:

@@ -108,10 +108,10 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
+    """The high byte of each pixel; Pillow's own conversion cuts off all that is above 255."""
     white_is_zero = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO  # Pillow heeds it up to 8 bits only
-    # By way of 32 bits, where point works for either byte order; convert alone cuts off all that is above 255.
-    image = image.convert("I").point(lambda value: value / 256).convert("L")
-    image.info.pop("transparency", None)  # a 16-bit grey, which is no longer there
+    high = 0 if image.mode == "I;16B" else 1
+    image = Image.frombytes("L", image.size, image.tobytes()[high::2])
     return image.point(lambda value: 255 - value) if white_is_zero else image
 
 

@@ -106,6 +106,14 @@ def test_reads_a_tar_with_a_header_for_all_files(read):
     assert names(read(data.getvalue())) == ["a.png"]
 
 
+def test_reads_a_tar_whose_sizes_are_in_pax_records(read):
+    size = b"%d" % len(photo())
+    record = b"%d size=%s\n" % (len(size) + 9, size)
+    data = header("x", len(record), tarfile.XHDTYPE) + record.ljust(512, b"\0")
+    data += header("a.png", 0, tarfile.REGTYPE) + photo().ljust(512, b"\0") + bytes(1024)
+    assert len(record) == len(size) + 9 and names(read(data)) == ["a.png"]
+
+
 def test_reads_an_xz_file_of_several_streams(read):
     data = tarred(FILES)
     assert len(read(lzma.compress(data[:700]) + lzma.compress(data[700:]))) == 2
@@ -138,7 +146,7 @@ def test_what_is_no_image_is_passed_over_and_counted_in_one_line(read, log):
     junk += ["notes.pdf", "video.mp4", "name"]
     assert names(read(zipped({"a.png": photo()} | dict.fromkeys(junk, b"junk")))) == ["a.png"]
     lines = [record.message for record in log.records if "passed over" in record.message]
-    assert lines == ["input_images: passed over 10 files that are neither images nor captions"]
+    assert lines == ["input_images: files passed over, being neither images nor captions: 10"]
 
 
 def test_folders_are_nothing_to_speak_of(read, log):
@@ -192,6 +200,22 @@ def test_a_utf8_name_without_its_mark_is_read(read):
 
 def test_a_name_in_an_old_encoding_is_read(read):
     assert names(read(patched(zip_with("abc.png"), b"abc.png", b"\x81bc.png"))) == ["übc.png"]
+
+
+def test_a_zip_that_was_streamed_is_read(read):
+    """Its sizes are in its directory alone: a server that packs on the fly does not know them before."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def tell(self):
+            raise io.UnsupportedOperation
+
+    file = Pipe()
+    with zipfile.ZipFile(file, "w") as archive, archive.open("a.png", "w", force_zip64=True) as entry:
+        entry.write(photo())
+    assert names(read(file.getvalue())) == ["a.png"]
 
 
 def test_backslashes_are_slashes(read):
@@ -303,7 +327,7 @@ def test_links_and_devices_of_a_tar_are_refused_where_an_image_should_be(refused
 def test_other_links_and_devices_of_a_tar_are_passed_over(read, log, type):
     members = [member("latest", type=type, linkname="ok.png"), member("ok.png", len(photo()))]
     assert names(read(tar_of(members, [b"", photo()]))) == ["ok.png"]
-    assert "passed over 1 files" in log.text
+    assert "neither images nor captions: 1" in log.text
 
 
 @pytest.mark.parametrize("mode", [0o120777, 0o020666, 0o060666, 0o010666])
@@ -418,6 +442,10 @@ def test_a_zip_whose_content_has_another_checksum_is_refused(refused):
     refused(patched(data, FILES["b.png"][-9:], b"123456789"), r"b\.png is damaged in the zip \(its checksum differs\): pack it")
 
 
+def test_a_zip_whose_directory_points_elsewhere_is_refused(refused):
+    refused(patched(zipped(FILES), b"PK\3\4", b"PK\3\5", count=1), "is damaged in the zip .it does not begin where")
+
+
 def test_a_tar_whose_header_has_another_checksum_is_refused(refused):
     data = tarred({"a.png": photo(), "b.png": photo()})
     refused(patched(data, b"b.png", b"c.png"), "the archive is damaged.*Pack the images into a zip again")
@@ -462,7 +490,7 @@ def test_one_bad_image_fails_the_job(refused):
 
 def test_one_image_works_and_is_warned_of(read, log):
     assert len(read(zipped({"a.png": photo()}))) == 1
-    assert "only 1 images" in log.text
+    assert "few images (1)" in log.text
 
 
 @pytest.mark.parametrize("count", [5, 40])
@@ -489,7 +517,7 @@ def test_more_entries_than_the_limit_are_refused(refused):
 
 def test_more_images_than_the_limit_are_refused(refused, monkeypatch):
     monkeypatch.setattr(archive, "MAX_IMAGES", 3)
-    refused(zipped({f"{i}.png": photo() for i in range(4)}), "more than 3 images. Send fewer")
+    refused(zipped({f"{i}.png": photo() for i in range(4)}), "input_images: the archive holds more than 3 images")
 
 
 def test_a_directory_of_a_million_entries_takes_no_memory(refused):
