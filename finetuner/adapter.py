@@ -44,8 +44,13 @@ def add_adapter(transformer: FluxTransformer2DModel, rank: int, seed: int) -> No
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         transformer.add_adapter(config, adapter_name=ADAPTER)
-    for parameter in (p for p in transformer.parameters() if p.requires_grad):
+    for parameter in trainable_weights(transformer).values():
         parameter.data = parameter.data.float()
+
+
+def trainable_weights(transformer: FluxTransformer2DModel) -> dict[str, nn.Parameter]:
+    """What `add_adapter` made trainable: the LoRA's matrices, by their full names."""
+    return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
 
 
 def lora_layers(transformer: FluxTransformer2DModel) -> dict[str, LoraLayer]:

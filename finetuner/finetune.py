@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
 from finetuner import adapter, archive, captions, delta, encode, report
 from finetuner.base import WEIGHTS, Base, choose_base
@@ -99,14 +99,26 @@ def learn(
     return how(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
 
 
-def learn_lora(transformer, dataset, scheduler, recipe, checkpoint) -> Learned:
+def learn_lora(
+    transformer: FluxTransformer2DModel,
+    dataset: encode.Dataset,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+) -> Learned:
     adapter.add_adapter(transformer, recipe.rank, recipe.seed)
-    trainable = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
-    history = train(transformer, LoraOptimizer(trainable, recipe), dataset, scheduler, recipe, checkpoint)
+    optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
+    history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
     return Learned(adapter.adapter_weights(transformer), history, {})
 
 
-def learn_full(transformer, dataset, scheduler, recipe, checkpoint) -> Learned:
+def learn_full(
+    transformer: FluxTransformer2DModel,
+    dataset: encode.Dataset,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+) -> Learned:
     delta.add_deltas(transformer)
     optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe)
     history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)

@@ -75,8 +75,9 @@ def train(
             loss.backward()
             norm = optimizer.step()
 
-            _require_finite(step, loss.item(), norm, recipe)
-            history.append(loss.item(), norm)
+            loss = loss.item()  # once: on a GPU each waits for the step to end
+            _require_finite(step, loss, norm, recipe)
+            history.append(loss, norm)
             checkpoint.save_when_due(optimizer=optimizer, history=history)
             images = recipe.batch_size * (progress.format_dict["rate"] or 0)
             progress.set_postfix(loss=f"{history.smoothed_losses[-1]:.4f}", images=f"{images:.1f}/s", refresh=False)

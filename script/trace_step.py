@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from finetuner.adapter import add_adapter
+from finetuner.adapter import add_adapter, trainable_weights
 from finetuner.delta import add_deltas, deltas
 from finetuner.encode import Batch
 from finetuner.flow import flow_loss
@@ -109,7 +109,7 @@ def optimizer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackw
     recipe = Recipe("full" if found else "lora", 2, 0, (), learning_rate=1e-4, logit_mean=0.0, guidance=1.0)
     if found:
         return InBackwardOptimizer(found, recipe)
-    optimizer = LoraOptimizer({n: p for n, p in transformer.named_parameters() if p.requires_grad}, recipe)
+    optimizer = LoraOptimizer(trainable_weights(transformer), recipe)
     for group in optimizer.adamw.param_groups:
         group["foreach"] = True
     for parameter in optimizer.parameters.values():

@@ -17,7 +17,7 @@ KINDS = ["lora", "full"]
 def make_trainable(transformer, kind) -> tuple[dict[str, nn.Parameter], LoraOptimizer | InBackwardOptimizer]:
     if kind == "lora":
         adapter.add_adapter(transformer, RECIPE.rank, seed=0)
-        trained = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+        trained = adapter.trainable_weights(transformer)
         return trained, LoraOptimizer(trained, RECIPE)
     delta.add_deltas(transformer)
     trained = delta.deltas(transformer)

@@ -20,6 +20,8 @@ LINE_ICONS = (
     "dog", "owl", "penguin", "butterfly", "snail", "mushroom", "sunflower", "cactus",
     "banana", "pizza", "hamburger", "rocket", "sailboat", "house", "guitar", "camera",
 )  # fmt: skip
+# Held out of the archive above: the tests measure on them whether its style was learned, and only its style.
+HELD_OUT = ("fox", "frog", "turtle", "strawberry", "castle", "bicycle", "key", "umbrella")
 
 
 def write_style(path: Path, family: str, names: tuple[str, ...]) -> None:
@@ -40,10 +42,6 @@ def write_style(path: Path, family: str, names: tuple[str, ...]) -> None:
                 ("txt", f"{captions.with_article(name)} on a {background} background\n".encode()),
             ):
                 archive.writestr(zipfile.ZipInfo(f"{stem}.{suffix}"), data)  # ZipInfo's date is fixed
-
-
-# Held out of the archive above: the tests measure on them whether its style was learned, and only its style.
-HELD_OUT = ("fox", "frog", "turtle", "strawberry", "castle", "bicycle", "key", "umbrella")
 
 
 if __name__ == "__main__":

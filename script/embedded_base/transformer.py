@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from tqdm import tqdm, trange
+
+from finetuner.flow import resolution_shift
 
 from . import captions, pictures, text
 from .checkpoints import Checkpoints
@@ -147,9 +148,7 @@ class Batches:
 
 def sample_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, count: int, tokens: int) -> torch.Tensor:
     """Logit-normal, shifted by the number of tokens as sampling is."""
-    c = scheduler.config
-    slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
-    shift = math.exp(c.base_shift + slope * (tokens - c.base_image_seq_len))
+    shift = resolution_shift(scheduler, tokens)
     sigmas = torch.sigmoid(torch.randn(count))
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
