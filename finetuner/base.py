@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
+from finetuner.quantise import PRECISIONS, quantise
+
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,6 +93,10 @@ class Base:
     def vae_config(self) -> dict:
         return json.loads((self.folder / "vae" / "config.json").read_text())
 
+    @cached_property
+    def transformer_config(self) -> dict:
+        return json.loads((self.folder / "transformer" / "config.json").read_text())
+
     @property
     def size_multiple(self) -> int:
         """Image sides are multiples of this, in pixels: the VAE's downscale, times the transformer's 2x2 patches."""
@@ -103,10 +109,12 @@ class Base:
     def load_vae(self) -> AutoencoderKL:
         return AutoencoderKL.from_pretrained(self.folder / "vae", dtype=weight_dtype()).requires_grad_(False).to(device())
 
-    def load_transformer(self) -> FluxTransformer2DModel:
-        """The transformer, frozen, in evaluation mode (FLUX has no dropout to train with)."""
-        model = FluxTransformer2DModel.from_pretrained(self.folder / "transformer", dtype=weight_dtype())
-        return model.requires_grad_(False).eval().to(device())
+    def load_transformer(self, precision: str | None = None) -> FluxTransformer2DModel:
+        """The transformer, frozen; its block linears quantised where ``precision`` is one of `quantise.PRECISIONS`."""
+        model = FluxTransformer2DModel.from_pretrained(self.folder / "transformer", dtype=weight_dtype()).requires_grad_(False)
+        if precision in PRECISIONS:
+            return quantise(model, precision, device())
+        return model.eval().to(device())
 
     def load_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler")
@@ -121,6 +129,13 @@ class Base:
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_memory_bytes() -> int:
+    """All of the device's memory: what is free at the moment would make two runs of a job differ."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def weight_dtype() -> torch.dtype:

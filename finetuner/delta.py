@@ -20,9 +20,10 @@ class Delta(nn.Module):
     def __init__(self, weight: torch.Tensor):
         super().__init__()
         self.delta = nn.Parameter(torch.zeros_like(weight))
+        self.on = True
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight + self.delta
+        return weight + self.delta if self.on else weight
 
 
 def add_deltas(transformer: FluxTransformer2DModel) -> None:
@@ -38,6 +39,13 @@ def deltas(transformer: FluxTransformer2DModel) -> dict[str, nn.Parameter]:
     return {
         name.removesuffix(suffix): module.delta for name, module in transformer.named_modules() if isinstance(module, Delta)
     }
+
+
+def set_deltas(transformer: FluxTransformer2DModel, *, on: bool) -> None:
+    """Switch all deltas on, or off: the transformer is the base then."""
+    for module in transformer.modules():
+        if isinstance(module, Delta):
+            module.on = on
 
 
 def remove_deltas(transformer: FluxTransformer2DModel) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Bucket:
 
     moments: torch.Tensor  # the VAE's mean and log variance: [N, 2 * channels, height, width] in latent pixels
     captions: torch.Tensor  # int64 [N]: index into the dataset's texts
+    class_captions: torch.Tensor  # int64 [N]: the same without the trigger word
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,14 @@ class Batch:
     text_embeds: torch.Tensor  # [B, length, width]
     pooled_embeds: torch.Tensor  # [B, width]
 
+    def __getitem__(self, rows: slice) -> Batch:
+        return replace(
+            self,
+            latents=self.latents[rows],
+            text_embeds=self.text_embeds[rows],
+            pooled_embeds=self.pooled_embeds[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -62,21 +71,20 @@ class Dataset:
     shift_factor: float
     scaling_factor: float
 
-    def batch(self, size: Size, rows: torch.Tensor, dropped: torch.Tensor, generator: torch.Generator) -> Batch:
-        """Draw latents from the moments of ``rows``; where ``dropped`` (bool [B]) the caption is the empty one."""
+    def batch(self, size: Size, rows: torch.Tensor, texts: torch.Tensor, generator: torch.Generator) -> Batch:
+        """Draw latents from the moments of ``rows``, each with the text that ``texts`` (int64 [B]) says."""
         bucket, embeds = self.buckets[size], self.texts.embeds
         mean, log_variance = bucket.moments[rows].float().chunk(2, dim=1)
         latents = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape, generator=generator)
         latents = (latents - self.shift_factor) * self.scaling_factor
         count, channels, height, width = latents.shape
-        captions = torch.where(dropped, 0, bucket.captions[rows])
         place = {"device": device(), "dtype": embeds.dtype}
         return Batch(
             latents=FluxPipeline._pack_latents(latents, count, channels, height, width).to(device()),
             image_ids=FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, **place),
             text_ids=torch.zeros(embeds.shape[1], 3, **place),
-            text_embeds=embeds[captions].to(device()),
-            pooled_embeds=self.texts.pooled[captions].to(device()),
+            text_embeds=embeds[texts].to(device()),
+            pooled_embeds=self.texts.pooled[texts].to(device()),
         )
 
 
@@ -92,7 +100,7 @@ def encode(
     Returns:
         The training data, and the embeddings of ``prompts``.
     """
-    captions = ["", *sorted({e.caption for e in examples})]
+    captions = ["", *sorted({e.caption for e in examples} | {e.class_caption for e in examples} - {""})]
     index = {caption: n for n, caption in enumerate(captions)}
     embedded = encode_texts(base.load_text_encoders(), captions + prompts, base.max_sequence_length)
     texts, of_prompts = (
@@ -100,15 +108,15 @@ def encode(
         for part in (slice(None, len(captions)), slice(len(captions), None))
     )
     vae = base.load_vae()
-    found: dict[Size, list[tuple[torch.Tensor, int]]] = {}
+    found: dict[Size, list[tuple[torch.Tensor, int, int]]] = {}
     for example in tqdm(examples, desc="Encoding images", mininterval=1):
         for size in bucket_sizes(example.image.size, resolutions, base.size_multiple):
-            row = encode_image(vae, fit(example.image, size)), index[example.caption]
+            row = encode_image(vae, fit(example.image, size)), index[example.caption], index[example.class_caption]
             found.setdefault(size, []).append(row)
-    buckets = {
-        size: Bucket(torch.stack([moments for moments, _ in rows]), torch.tensor([caption for _, caption in rows]))
-        for size, rows in sorted(found.items())
-    }
+    buckets = {}
+    for size, rows in sorted(found.items()):
+        moments, captions, class_captions = zip(*rows, strict=True)
+        buckets[size] = Bucket(torch.stack(moments), torch.tensor(captions), torch.tensor(class_captions))
     log.info("Buckets: %s", ", ".join(f"{w} x {h} px: {len(b.captions)}" for (w, h), b in buckets.items()))
     return Dataset(buckets, texts, vae.config.shift_factor, vae.config.scaling_factor), of_prompts
 

@@ -20,9 +20,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 from finetuner import adapter, archive, captions, delta, encode, report
 from finetuner.base import WEIGHTS, Base, choose_base
 from finetuner.checkpoint import Checkpoint
+from finetuner.distill import distill
 from finetuner.extract import extract
 from finetuner.flow import probe_velocities
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.preservation import as_the_base
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
 from finetuner.store import Finetune, Store
 from finetuner.trainer import History, train
@@ -58,7 +60,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
         with phase("encode", seconds):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
         with phase("load", seconds):
-            transformer = base.load_transformer()
+            transformer = base.load_transformer(recipe.plan.base_precision)
         with phase("train", seconds):
             learned = learn(transformer, dataset, base, recipe, checkpoint)
         with phase("report", seconds):
@@ -95,6 +97,8 @@ def learn(
     transformer: FluxTransformer2DModel, dataset: encode.Dataset, base: Base, recipe: Recipe, checkpoint: Checkpoint
 ) -> Learned:
     """Train a LoRA, or all block linears and a LoRA extracted from their change; it is left in the transformer."""
+    if recipe.plan.checkpointing:
+        transformer.enable_gradient_checkpointing()
     how = learn_lora if recipe.finetune_type == "lora" else learn_full
     return how(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
 
@@ -124,14 +128,20 @@ def learn_full(
     history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
 
     full = probe_velocities(transformer, dataset, recipe.guidance)
-    extraction = extract(delta.remove_deltas(transformer), recipe.rank, recipe.seed)
-    before = probe_velocities(transformer, dataset, recipe.guidance)
-    adapter.Slot(transformer, recipe.rank).load(extraction.weights)
+    trained = {name: parameter.requires_grad_(False) for name, parameter in delta.deltas(transformer).items()}
+    extraction = extract(trained, recipe.rank, recipe.seed)
+    slot = adapter.Slot(transformer, recipe.rank)
+    slot.load(extraction.weights)
+    distill(transformer, slot.parameters, dataset, scheduler, recipe)
+    delta.remove_deltas(transformer)
+
     extracted = probe_velocities(transformer, dataset, recipe.guidance)
+    with as_the_base(transformer):
+        before = probe_velocities(transformer, dataset, recipe.guidance)
     kept = 1 - ((full - extracted).norm() / (full - before).norm().clamp_min(1e-12)).item()
     log.info("The LoRA of rank %d keeps %.1f %% of the change in velocity", recipe.rank, 100 * kept)
     facts = {"energy_kept": extraction.total_energy, "velocity_kept": kept, "energy_by_linear": extraction.energy}
-    return Learned(extraction.weights, history, facts)
+    return Learned(adapter.adapter_weights(transformer), history, facts)
 
 
 def job_fingerprint(request: FinetuneRequest, base: Base, data_fingerprint: str) -> str:

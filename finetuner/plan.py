@@ -107,7 +107,10 @@ def _plans(sizes: Sizes, job: Job) -> Iterator[Plan]:
     micro_batches = [n for n in range(job.batch_size, 0, -1) if job.batch_size % n == 0] if lora else [job.batch_size]
     for precision, checkpointing in ways:
         for micro_batch in micro_batches:
-            peak = peak_bytes(sizes, replace(job, batch_size=micro_batch), precision, checkpointing)
+            part = replace(job, batch_size=micro_batch)
+            peak = peak_bytes(sizes, part, precision, checkpointing)
+            if not lora:
+                peak = max(peak, distillation_bytes(sizes, part, checkpointing))
             yield Plan(precision, checkpointing, micro_batch, job.batch_size // micro_batch, peak)
 
 
@@ -195,6 +198,12 @@ def peak_bytes(sizes: Sizes, job: Job, precision: str, checkpointing: bool) -> i
         inputs + gradients["single"] + gradients["double"] + kept["double"] + passing["double"],
         2 * (gradients["single"] + gradients["double"]),  # AdamW's step, with a temporary for each
     )
+
+
+def distillation_bytes(sizes: Sizes, job: Job, checkpointing: bool) -> int:
+    """The step that trains an extracted LoRA against the full fine-tune: a LoRA's step, with the deltas beside it."""
+    deltas = sum(_matrix_bytes(sizes, job, kind) for kind in KINDS)
+    return deltas + peak_bytes(sizes, replace(job, finetune_type="lora"), native_precision(job.dtype), checkpointing)
 
 
 def _trained_bytes(sizes: Sizes, job: Job) -> tuple[dict[str, int], dict[str, int], int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from finetuner.base import Base
+from finetuner.base import Base, device_memory_bytes, weight_dtype
+from finetuner.plan import Job, Plan, choose, token_count
 
 MODES = ("general", "character", "style", "product")
 PRIORITIES = ("speed", "quality", "high_res_only")
@@ -72,6 +74,9 @@ class Recipe:
     learning_rate: float  # as asked for or documented, times the base's scale
     logit_mean: float  # of the logit-normal timesteps
     guidance: float  # the guidance embedding in training
+    distillation_steps: int  # of the extracted LoRA against the full fine-tune; none where there is nothing to extract
+    distillation_rate: float  # its learning rate
+    plan: Plan  # how a step runs on this device; the result is the same but for rounding
 
     batch_size: int = 4  # fal trains 250 steps at 4 and more; batch 1 at documented rates "makes no tangible difference"
     lora_b_rate: float = 4.0  # LoRA B learns this much faster than A (LoRA+, Hayou et al. 2024; fal uses 3)
@@ -81,6 +86,7 @@ class Recipe:
     weight_decay: float = 0.01  # on the LoRA: keeps unused directions small
     clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
     caption_dropout: float = 0.05  # Replicate's flux-fine-tuner; keeps the empty prompt's meaning near the base's
+    preserved_images: int = 0  # of each batch: without the trigger word, trained to stay as the base makes them
     logit_std: float = 1.0  # of the logit-normal timesteps (Esser et al. 2024)
     seed: int = field(default=0)  # from the job's fingerprint: the same job gives the same weights
 
@@ -92,15 +98,32 @@ class Recipe:
 LOGIT_MEAN = {"general": 0.0, "character": 0.0, "product": 0.0, "style": 0.25}
 
 
+# 300 steps of the example style, rank 32: the LoRA keeps 86.7 % of the change in velocity as extracted, 92.0 % after a tenth
+# of the steps at this rate, 93.0 % after a fifth; at four times the rate a tenth gives 88.6 %.
+DISTILLATION_SHARE = 0.1
+DISTILLATION_RATE = 3e-5  # times the base's scale
+
+
 def recipe_for(request: FinetuneRequest, base: Base, seed: int) -> Recipe:
+    """Decide all of it.
+
+    Raises:
+        ValueError: the training does not fit into this device's memory; says what would.
+    """
     rate = request.learning_rate or DOCUMENTED_LEARNING_RATE[request.finetune_type]
+    resolutions = base.resolutions[request.priority]
+    tokens = token_count(max(resolutions), base.size_multiple, base.max_sequence_length)
+    job = Job(request.finetune_type, request.lora_rank, tokens, Recipe.batch_size, weight_dtype())
     return Recipe(
         finetune_type=request.finetune_type,
         steps=request.training_steps,
         rank=request.lora_rank,
-        resolutions=base.resolutions[request.priority],
+        resolutions=resolutions,
         learning_rate=rate * base.learning_rate_scale,
         logit_mean=LOGIT_MEAN[request.mode],
         guidance=base.training_guidance,
+        distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
+        distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,
+        plan=choose(base.transformer_config, job, device_memory_bytes()),
         seed=seed,
     )

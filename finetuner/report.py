@@ -50,9 +50,11 @@ def write_report(
 
 def draw_loss_curve(history: History, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    axes.plot(history.losses, color="0.8", linewidth=0.8, label="each step")
-    axes.plot(history.smoothed_losses, color="tab:blue", label="smoothed")
+    steps = range(1, len(history.losses) + 1)
+    axes.plot(steps, history.losses, color="0.8", linewidth=0.8, label="each step")
+    axes.plot(steps, history.smoothed_losses, color="tab:blue", label="smoothed")
     axes.set(xlabel="step", ylabel="flow loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from tqdm import tqdm
 
 from finetuner.checkpoint import Checkpoint
-from finetuner.encode import Dataset, schedule
+from finetuner.encode import Batch, Bucket, Dataset, schedule
 from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer, rate_factor
 from finetuner.recipe import Recipe
@@ -30,9 +30,10 @@ class History:
     gradient_norms: list[float] = field(default_factory=list)
 
     def append(self, loss: float, gradient_norm: float) -> None:
-        before = self.smoothed_losses[-1] if self.losses else loss
+        before = self.smoothed_losses[-1] if self.losses else 0.0
         self.losses.append(loss)
-        self.smoothed_losses.append(SMOOTHING * before + (1 - SMOOTHING) * loss)
+        weight = (1 - SMOOTHING) / (1 - SMOOTHING ** len(self.losses))  # the first losses count evenly
+        self.smoothed_losses.append(before + weight * (loss - before))
         self.gradient_norms.append(gradient_norm)
 
     def state_dict(self) -> dict:
@@ -64,15 +65,14 @@ def train(
     with tqdm(total=recipe.steps, initial=done, desc="Training", unit="step", mininterval=1) as progress:
         for step, (size, rows) in enumerate(plan[done:], start=done):
             generator = torch.Generator().manual_seed(recipe.seed + step)
-            dropped = torch.rand(len(rows), generator=generator) < recipe.caption_dropout
-            batch = dataset.batch(size, rows, dropped, generator)
+            texts = choose_texts(dataset.buckets[size], rows, recipe, generator)
+            batch = dataset.batch(size, rows, texts, generator)
             noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
             shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])
             sigmas = sample_sigmas(len(rows), shift, recipe.logit_mean, recipe.logit_std, generator).to(noise.device)
 
             optimizer.set_rate(rate_factor(step, recipe))
-            loss = flow_loss(transformer, batch, noise, sigmas, recipe.guidance)
-            loss.backward()
+            loss = backward(transformer, batch, noise, sigmas, recipe)
             norm = optimizer.step()
 
             loss = loss.item()  # once: on a GPU each waits for the step to end
@@ -83,6 +83,28 @@ def train(
             progress.set_postfix(loss=f"{history.smoothed_losses[-1]:.4f}", images=f"{images:.1f}/s", refresh=False)
             progress.update()
     return history
+
+
+def choose_texts(bucket: Bucket, rows: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
+    """Which text each image comes with, int64 [B]: the first few without the trigger word, a few with the empty caption."""
+    preserved = torch.arange(len(rows)) < recipe.preserved_images
+    dropped = torch.rand(len(rows), generator=generator) < recipe.caption_dropout
+    return torch.where(preserved, bucket.class_captions[rows], bucket.captions[rows]).masked_fill(dropped, 0)
+
+
+def backward(
+    transformer: FluxTransformer2DModel, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor, recipe: Recipe
+) -> torch.Tensor:
+    """Add up the gradients of the batch, a micro-batch at a time; returns the mean loss."""
+    losses = []
+    for part in range(recipe.plan.accumulation):
+        start = part * recipe.plan.micro_batch
+        rows = slice(start, start + recipe.plan.micro_batch)
+        preserved = min(max(0, recipe.preserved_images - start), recipe.plan.micro_batch)
+        loss = flow_loss(transformer, batch[rows], noise[rows], sigmas[rows], recipe.guidance, preserved)
+        (loss / recipe.plan.accumulation).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).mean()
 
 
 def _require_finite(step: int, loss: float, norm: float, recipe: Recipe) -> None:

@@ -30,6 +30,7 @@ from finetuner.delta import add_deltas, deltas
 from finetuner.encode import Batch
 from finetuner.flow import flow_loss
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.plan import Plan
 from finetuner.recipe import Recipe
 
 aten = torch.ops.aten
@@ -106,7 +107,18 @@ def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype)
 def optimizer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackwardOptimizer:
     """The optimizer for what is trainable. No number of the recipe changes a tensor's size."""
     found = deltas(transformer)
-    recipe = Recipe("full" if found else "lora", 2, 0, (), learning_rate=1e-4, logit_mean=0.0, guidance=1.0)
+    recipe = Recipe(
+        "full" if found else "lora",
+        steps=2,
+        rank=0,
+        resolutions=(),
+        learning_rate=1e-4,
+        logit_mean=0.0,
+        guidance=1.0,
+        distillation_steps=0,
+        distillation_rate=0.0,
+        plan=Plan("bfloat16", checkpointing=False, micro_batch=1, accumulation=1, peak_bytes=0),
+    )
     if found:
         return InBackwardOptimizer(found, recipe)
     optimizer = LoraOptimizer(trainable_weights(transformer), recipe)

@@ -11,8 +11,29 @@ from diffusers import FluxTransformer2DModel
 from PIL import Image
 
 from finetuner import adapter
+from finetuner.plan import Plan
+from finetuner.recipe import Recipe
 
+PLAN = Plan("float32", checkpointing=False, micro_batch=4, accumulation=1, peak_bytes=0)
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def make_recipe(**changes) -> Recipe:
+    """A small LoRA's."""
+    fields = {
+        "finetune_type": "lora",
+        "steps": 40,
+        "rank": 4,
+        "resolutions": (32,),
+        "learning_rate": 3e-3,
+        "logit_mean": 0.0,
+        "guidance": 1.0,
+        "distillation_steps": 0,
+        "distillation_rate": 0.0,
+        "plan": PLAN,
+        "seed": 7,
+    }
+    return Recipe(**fields | changes)
 
 
 def make_archive(path: Path, files: dict[str, Image.Image | str]) -> Path:

@@ -9,7 +9,7 @@ from finetuner.flow import predict_velocity
 
 @pytest.fixture
 def batch(dataset):
-    return dataset.batch((32, 32), torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool), torch.Generator().manual_seed(0))
+    return dataset.batch((32, 32), torch.tensor([0, 1]), torch.tensor([1, 2]), torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()

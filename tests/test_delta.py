@@ -16,7 +16,7 @@ def test_deltas_are_zero_cover_every_target_and_leave_the_rest_frozen(transforme
 def test_removing_deltas_gives_the_base_back_bit_for_bit(transformer, dataset):
     before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
     delta.add_deltas(transformer)
-    batch = dataset.batch((32, 32), torch.tensor([0]), torch.tensor([False]), torch.Generator())
+    batch = dataset.batch((32, 32), torch.tensor([0]), torch.tensor([1]), torch.Generator())
     for d in delta.deltas(transformer).values():
         d.data.normal_(generator=torch.Generator().manual_seed(0))
     changed = flow_loss(transformer, batch, torch.zeros_like(batch.latents), torch.tensor([0.5]), 1.0)

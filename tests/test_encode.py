@@ -59,10 +59,10 @@ def test_a_schedule_is_a_function_of_its_seed(dataset):
     assert any(a != b or not torch.equal(x, y) for (a, x), (b, y) in zip(first, other, strict=True))
 
 
-def test_each_draw_of_a_batch_samples_the_latents_anew_and_drops_captions_where_told(dataset):
-    rows, dropped = torch.tensor([0, 1]), torch.tensor([False, True])
-    first = dataset.batch((32, 32), rows, dropped, torch.Generator().manual_seed(0))
-    second = dataset.batch((32, 32), rows, dropped, torch.Generator().manual_seed(1))
+def test_each_draw_of_a_batch_samples_the_latents_anew_with_the_texts_it_is_told(dataset):
+    rows, texts = torch.tensor([0, 1]), torch.tensor([1, 0])
+    first = dataset.batch((32, 32), rows, texts, torch.Generator().manual_seed(0))
+    second = dataset.batch((32, 32), rows, texts, torch.Generator().manual_seed(1))
     assert first.latents.shape == (2, 4, 16)
     assert not torch.equal(first.latents, second.latents)
     assert torch.equal(first.text_embeds[0], dataset.texts.embeds[1])

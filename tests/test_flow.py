@@ -33,7 +33,7 @@ def test_every_batch_sees_high_and_low_noise():
 
 
 def test_the_loss_is_the_error_of_the_velocity(transformer, dataset):
-    batch = dataset.batch((32, 32), torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.bool), torch.Generator().manual_seed(0))
+    batch = dataset.batch((32, 32), torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3]), torch.Generator().manual_seed(0))
     noise, sigmas = torch.randn_like(batch.latents), torch.tensor([0.1, 0.5, 0.9])
     noisy = (1 - sigmas)[:, None, None] * batch.latents + sigmas[:, None, None] * noise
     velocity = predict_velocity(transformer, noisy, sigmas, batch, guidance=1.0)
@@ -43,7 +43,7 @@ def test_the_loss_is_the_error_of_the_velocity(transformer, dataset):
 
 
 def test_the_guidance_embedding_is_passed_on(transformer, dataset):
-    batch = dataset.batch((48, 16), torch.tensor([0]), torch.zeros(1, dtype=torch.bool), torch.Generator().manual_seed(0))
+    batch = dataset.batch((48, 16), torch.tensor([0]), torch.tensor([1]), torch.Generator().manual_seed(0))
     sigmas = torch.tensor([0.5])
     one, three = (predict_velocity(transformer, batch.latents, sigmas, batch, guidance=g) for g in (1.0, 3.0))
     assert not torch.equal(one, three)

@@ -2,6 +2,7 @@ import io
 
 import pytest
 import torch
+from helpers import make_recipe
 from torch import nn
 
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer, rate_factor
@@ -9,8 +10,7 @@ from finetuner.recipe import Recipe
 
 
 def recipe(**changes) -> Recipe:
-    fields = {"finetune_type": "lora", "steps": 100, "rank": 16, "resolutions": (64,), "learning_rate": 1e-3}
-    return Recipe(**fields | {"logit_mean": 0.0, "guidance": 1.0} | changes)
+    return make_recipe(**{"steps": 100, "learning_rate": 1e-3} | changes)
 
 
 def parameters() -> dict[str, nn.Parameter]:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from finetuner.plan import CONTEXT_BYTES
 from finetuner.recipe import FinetuneRequest, recipe_for
 
 ARCHIVE = Path("photos.zip")
@@ -57,3 +58,15 @@ def test_a_learning_rate_that_is_set_is_used(base):
 def test_priority_chooses_among_the_resolutions_of_the_base(base, priority):
     recipe = recipe_for(FinetuneRequest(ARCHIVE, priority=priority), base, seed=0)
     assert recipe.resolutions == base.resolutions[priority]
+
+
+def test_the_plan_fits_the_device_and_a_device_too_small_is_refused_before_loading(base, monkeypatch):
+    plan = recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base, seed=0).plan
+    assert plan.base_precision == "float32" and not plan.checkpointing and plan.accumulation == 1
+    own = plan.peak_bytes + CONTEXT_BYTES
+    monkeypatch.setattr("finetuner.recipe.device_memory_bytes", lambda: own)
+    smaller = recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base, seed=0).plan
+    assert smaller.accumulation > 1 and smaller.micro_batch * smaller.accumulation == plan.micro_batch
+    monkeypatch.setattr("finetuner.recipe.device_memory_bytes", lambda: CONTEXT_BYTES)
+    with pytest.raises(ValueError, match=r"^finetune_type: "):
+        recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base, seed=0)

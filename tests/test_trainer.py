@@ -2,15 +2,15 @@ import dataclasses
 
 import pytest
 import torch
+from helpers import PLAN, make_recipe
 from torch import nn
 
 from finetuner import adapter, checkpoint, delta
 from finetuner.checkpoint import Checkpoint
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
-from finetuner.recipe import Recipe
-from finetuner.trainer import train
+from finetuner.trainer import backward, choose_texts, train
 
-RECIPE = Recipe("lora", steps=40, rank=4, resolutions=(32,), learning_rate=3e-3, logit_mean=0.0, guidance=1.0, seed=7)
+RECIPE = make_recipe()
 KINDS = ["lora", "full"]
 
 
@@ -100,3 +100,35 @@ def test_a_batch_larger_than_the_dataset_is_filled(transformer, dataset, schedul
     recipe = dataclasses.replace(RECIPE, steps=3, batch_size=9)
     _, history = run(transformer, "lora", dataset, scheduler, tmp_path / "job", recipe)
     assert len(history.losses) == 3
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(transformer, dataset):
+    gradients = []
+    for micro_batch in (4, 2, 1):
+        trained, _ = make_trainable(other := copy_of(transformer), "lora")
+        with torch.no_grad():
+            for parameter in trained.values():
+                parameter.add_(0.05)
+        plan = dataclasses.replace(PLAN, micro_batch=micro_batch, accumulation=4 // micro_batch)
+        recipe = dataclasses.replace(RECIPE, plan=plan, preserved_images=3)
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.arange(4)
+        batch = dataset.batch((32, 32), rows, choose_texts(dataset.buckets[(32, 32)], rows, recipe, generator), generator)
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        loss = backward(other, batch, noise, torch.tensor([0.1, 0.4, 0.6, 0.9]), recipe)
+        gradients.append((loss, [parameter.grad for parameter in trained.values()]))
+    (whole_loss, whole), *parts = gradients
+    assert any(gradient.abs().max() > 0 for gradient in whole)
+    for loss, part in parts:
+        torch.testing.assert_close(loss, whole_loss)
+        torch.testing.assert_close(part, whole)
+
+
+def test_some_images_come_without_the_trigger_word_and_some_without_a_caption(dataset):
+    recipe = dataclasses.replace(RECIPE, preserved_images=1, caption_dropout=0.25)
+    bucket, rows = dataset.buckets[(32, 32)], torch.arange(4)
+    drawn = [choose_texts(bucket, rows, recipe, torch.Generator().manual_seed(seed)) for seed in range(200)]
+    texts = torch.stack(drawn)
+    assert set(texts[:, 0].tolist()) == {0, 4}
+    assert [set(column.tolist()) for column in texts[:, 1:].T] == [{0, 2}, {0, 3}, {0, 1}]
+    assert (texts == 0).float().mean() == pytest.approx(0.25, abs=0.05)

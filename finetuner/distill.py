@@ -1,0 +1,61 @@
+"""Give the extracted LoRA back part of what its rank lost: a short training against the full fine-tune itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from torch import nn
+from tqdm import tqdm
+
+from finetuner.adapter import set_strength
+from finetuner.delta import set_deltas
+from finetuner.encode import Dataset, schedule
+from finetuner.flow import predict_velocity, resolution_shift, sample_sigmas
+from finetuner.optim import LoraOptimizer, rate_factor
+from finetuner.recipe import Recipe
+from finetuner.trainer import choose_texts
+
+
+def distill(
+    transformer: FluxTransformer2DModel,
+    lora: dict[str, torch.Tensor],
+    dataset: Dataset,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    recipe: Recipe,
+) -> None:
+    """Train the LoRA so that the transformer with it, its deltas off, has the velocity that it has with the deltas on.
+
+    An SVD keeps what is large in the weights; what counts is what is large in the velocity, on this data.
+
+    Args:
+        lora: the LoRA's matrices in the transformer, by name; trained in place, and frozen again after.
+    """
+    recipe = replace(recipe, steps=recipe.distillation_steps, learning_rate=recipe.distillation_rate, lora_b_rate=1.0)
+    trained = {name: parameter.requires_grad_(True) for name, parameter in lora.items()}
+    optimizer = LoraOptimizer(trained, recipe)
+    batches = schedule(dataset.buckets, recipe.steps, recipe.batch_size, recipe.seed + 1)
+    for step, (size, rows) in enumerate(tqdm(batches, desc="Distilling", unit="step", mininterval=1)):
+        generator = torch.Generator().manual_seed(recipe.seed + 1 + step)
+        batch = dataset.batch(size, rows, choose_texts(dataset.buckets[size], rows, recipe, generator), generator)
+        noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
+        shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])
+        sigmas = sample_sigmas(len(rows), shift, recipe.logit_mean, recipe.logit_std, generator).to(noise.device)
+        noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
+
+        optimizer.set_rate(rate_factor(step, recipe))
+        _use(transformer, lora=False)
+        with torch.no_grad():
+            target = predict_velocity(transformer, noisy, sigmas, batch, recipe.guidance)
+        _use(transformer, lora=True)
+        nn.functional.mse_loss(predict_velocity(transformer, noisy, sigmas, batch, recipe.guidance), target).backward()
+        optimizer.step()
+    for parameter in trained.values():
+        parameter.requires_grad_(False)
+
+
+def _use(transformer: FluxTransformer2DModel, *, lora: bool) -> None:
+    """The LoRA, or the deltas that it was extracted from."""
+    set_strength(transformer, float(lora))
+    set_deltas(transformer, on=not lora)

@@ -1,0 +1,31 @@
+import torch
+from helpers import make_recipe
+
+from finetuner import adapter, delta
+from finetuner.distill import distill
+from finetuner.extract import extract
+from finetuner.flow import probe_velocities
+
+
+def test_distillation_brings_the_lora_nearer_to_the_full_fine_tune(transformer, dataset, scheduler):
+    delta.add_deltas(transformer)
+    deltas = delta.deltas(transformer)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in deltas.values():
+        parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+        parameter.requires_grad_(False)
+    full = probe_velocities(transformer, dataset, 1.0)
+    slot = adapter.Slot(transformer, 4)
+    slot.load(extract(deltas, 4, seed=0).weights)
+
+    def distance() -> float:
+        adapter.set_strength(transformer, 1.0)
+        delta.set_deltas(transformer, on=False)
+        return (probe_velocities(transformer, dataset, 1.0) - full).norm().item()
+
+    extracted = distance()
+    before = {name: parameter.clone() for name, parameter in deltas.items()}
+    distill(transformer, slot.parameters, dataset, scheduler, make_recipe(distillation_steps=60, distillation_rate=3e-3))
+    assert distance() < 0.9 * extracted
+    assert all(torch.equal(before[name], parameter) for name, parameter in deltas.items())
+    assert not any(parameter.requires_grad for parameter in transformer.parameters())
