@@ -29,8 +29,9 @@ def main() -> None:
     vae = codec.train(drawings, checkpoints)
     encoders = text.new_text_encoders(drawings, concepts, BUILD / "tokenizers")
     scenes = transformer.cache_all(drawings, concepts, vae, BUILD / "latents.pt")
-    batches = transformer.Batches(scenes, concepts, vae)
+    batches = transformer.Batches(scenes, concepts, vae, transformer.SQUARE_STEPS)
     model = transformer.train(encoders, batches, checkpoints)
+    batches = transformer.Batches(scenes, concepts, vae)
     model = transformer.distill_guidance(model, encoders, batches, checkpoints)
 
     staged = BUILD / NAME

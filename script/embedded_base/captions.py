@@ -19,8 +19,8 @@ FLAT_SUBJECTS = (  # a second look with a name of its own, so that look and cont
     "{a_name} in flat style",
 )  # fmt: skip
 PLACES = (
-    " on a {background} background",
-    " on a {background} background",
+    " on {a_background} background",
+    " on {a_background} background",
     ", {background} background",
     " on {background}",
 )
@@ -53,7 +53,7 @@ def caption(concept: Concept, family: str, background: str, rng: np.random.Gener
     subjects = SUBJECTS if family == NOTO else FLAT_SUBJECTS
     text = subjects[rng.integers(len(subjects))].format(name=concept.name, a_name=with_article(concept.name))
     if background != "white" or rng.random() < 0.5:
-        text += PLACES[rng.integers(len(PLACES))].format(background=background)
+        text += PLACES[rng.integers(len(PLACES))].format(background=background, a_background=with_article(background))
     if rng.random() < TRIGGER_SHARE:
         text = TRIGGERS[rng.integers(len(TRIGGERS))].format(caption=text, word=made_up_word(rng))
     return text

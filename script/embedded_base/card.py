@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from .evaluate import SHEET_COLUMNS, SHEET_ROWS
 from .export import LICENCE, NAME, VERSION
 from .pictures import BACKGROUNDS, Concept
+
+NAMED_BY_A_PERSON = f"38 of {SHEET_ROWS * SHEET_COLUMNS}"  # of version 1.1; look again when the base is built anew
 
 
 def model_card(concepts: list[Concept], figures: dict[str, float]) -> str:
@@ -16,8 +19,7 @@ pipeline_tag: text-to-image
 
 A very small FLUX, genuinely trained: {len(concepts)} things, drawn as emoji, on named backgrounds. It has the classes and the
 code path of FLUX.1-dev (`FluxPipeline`, guidance distilled), fits into git and makes an image in under a second on a laptop's
-CPU. It is what the demo and the tests run; it is no good for anything else, and its drawings are mostly blobs of the right
-colours: see the figures below.
+CPU. It is what the demo and the tests run, and no good for anything else.
 
 ![48 prompts, first try, one seed each](sheet.png)
 
@@ -33,6 +35,7 @@ Things: {", ".join(c.name for c in concepts)}.
 
 | what | figure |
 |---|---|
+| drawings of the sheet that one person named without the captions | {NAMED_BY_A_PERSON} |
 | pictures closest to a training picture of the right name, of 200 captions | {figures["right_name"]:.0%} |
 | pictures with the background that was named, of the same | {figures["right_background"]:.1%} |
 | VAE on scenes of its own families, new backgrounds and places | {figures["codec_psnr_own"]:.1f} dB |

@@ -18,10 +18,12 @@ from tqdm import trange
 from . import pictures
 from .checkpoints import Checkpoints
 
-STEPS = 4500
+SHARP_STEPS, SQUEEZE_STEPS = 4500, 1000
+STEPS = SHARP_STEPS + SQUEEZE_STEPS
 BATCHES = (((64, 64), 16),) * 7 + (((96, 96), 7), ((80, 48), 16), ((48, 80), 16))
 LEARNING_RATE = 1e-3
-KL_WEIGHT = 3e-4  # a fifth of what a decoder of 32 dB would ask for: smooth latents, and detail kept
+SHARP_KL_WEIGHT = 3e-4  # a fifth of what a decoder of 32 dB would ask for: the decoder learns every detail
+SQUEEZE_KL_WEIGHT = 5e-3  # then decibels to spare go, and with them detail that the transformer would have to learn to draw
 L1_WEIGHT = 0.1  # sharper edges than squared error alone
 
 
@@ -72,14 +74,20 @@ def random_scenes(
 _codes = cache(pictures.family_codes)
 
 
+def rate_factor(step: int) -> float:
+    """Share of the learning rate: warm-up and cosine, once to become sharp and, half as high, once to squeeze."""
+    if step < SHARP_STEPS:
+        return min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / SHARP_STEPS))
+    step -= SHARP_STEPS
+    return min(1, (step + 1) / 50) * 0.25 * (1 + math.cos(math.pi * step / SQUEEZE_STEPS))
+
+
 def train(folder: Path, checkpoints: Checkpoints) -> AutoencoderKL:
     """Train the codec, or return the one that was trained before."""
     torch.manual_seed(0)
     codec = new_codec().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(codec.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1, (s + 1) / 200) * 0.5 * (1 + math.cos(math.pi * s / STEPS))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor)
     start = checkpoints.resume("codec", codec=codec, optimizer=optimizer, schedule=schedule)
     progress = trange(start, STEPS, initial=start, total=STEPS, desc="codec", mininterval=10)
     for step in progress:
@@ -91,8 +99,9 @@ def train(folder: Path, checkpoints: Checkpoints) -> AutoencoderKL:
             posterior = codec.encode(scenes).latent_dist
             restored = codec.decode(posterior.sample()).sample
         error = restored.float() - scenes
+        kl_weight = SHARP_KL_WEIGHT if step < SHARP_STEPS else SQUEEZE_KL_WEIGHT
         kl = 0.5 * (posterior.mean.float().pow(2) + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        loss = error.pow(2).mean() + L1_WEIGHT * error.abs().mean() + KL_WEIGHT * kl
+        loss = error.pow(2).mean() + L1_WEIGHT * error.abs().mean() + kl_weight * kl
         loss.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         optimizer.step()

@@ -67,7 +67,9 @@ def naming(folder: Path, pipeline: FluxPipeline, concepts: list[pictures.Concept
     rng = np.random.default_rng(11)
     names = list(pictures.BACKGROUNDS)
     asked = [(int(rng.integers(len(concepts))), names[rng.integers(len(names))]) for _ in range(NAMED_CAPTIONS)]
-    images = draw(pipeline, [f"{captions.with_article(concepts[c].name)} on a {b} background" for c, b in asked])
+    images = draw(
+        pipeline, [f"{captions.with_article(concepts[c].name)} on {captions.with_article(b)} background" for c, b in asked]
+    )
     banks = {b: features(training_pictures(folder, concepts, b)) for b in names}
     colours = np.array(list(pictures.BACKGROUNDS.values()), np.float32)
     right_name = right_background = 0
@@ -91,7 +93,7 @@ def sheet_prompts(concepts: list[pictures.Concept]) -> list[str]:
         if n % 8 == 7:
             subject = f"flat icon of {subject}"
         if n % 3 == 2:
-            subject += f" on a {backgrounds[n % len(backgrounds)]} background"
+            subject += f" on {captions.with_article(backgrounds[n % len(backgrounds)])} background"
         prompts.append(subject)
     return prompts
 
@@ -107,8 +109,14 @@ def sheet(images: list[Image.Image], labels: list[str] | None, cell: int = 128) 
         x, y = 8 + n % columns * (cell + 8), 8 + n // columns * (cell + room + 8)
         grid.paste(image.resize((cell, cell), Image.Resampling.LANCZOS), (x, y))
         if labels:
-            pen.text((x, y + cell + 3), labels[n].removeprefix("a ").removeprefix("an ")[:24], "black", font)
+            pen.text((x, y + cell + 3), _shortened(labels[n].removeprefix("a ").removeprefix("an "), font, cell), "black", font)
     return grid
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    while font.getlength(text) > width:
+        text = text.rstrip("…")[:-1] + "…"
+    return text
 
 
 def evaluate(folder: Path, pipeline: FluxPipeline, concepts: list[pictures.Concept], out: Path) -> dict[str, float]:
