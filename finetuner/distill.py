@@ -12,10 +12,10 @@ from tqdm import tqdm
 from finetuner.adapter import set_strength
 from finetuner.delta import set_deltas
 from finetuner.encode import Dataset, schedule
-from finetuner.flow import predict_velocity, resolution_shift, sample_sigmas
+from finetuner.flow import predict_velocity
 from finetuner.optim import LoraOptimizer, rate_factor
 from finetuner.recipe import Recipe
-from finetuner.trainer import choose_texts
+from finetuner.trainer import draw
 
 
 def distill(
@@ -37,11 +37,7 @@ def distill(
     optimizer = LoraOptimizer(trained, recipe)
     batches = schedule(dataset.buckets, recipe.steps, recipe.batch_size, recipe.seed + 1)
     for step, (size, rows) in enumerate(tqdm(batches, desc="Distilling", unit="step", mininterval=1)):
-        generator = torch.Generator().manual_seed(recipe.seed + 1 + step)
-        batch = dataset.batch(size, rows, choose_texts(dataset.buckets[size], rows, recipe, generator), generator)
-        noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
-        shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])
-        sigmas = sample_sigmas(len(rows), shift, recipe.logit_mean, recipe.logit_std, generator).to(noise.device)
+        batch, noise, sigmas = draw(dataset, size, rows, scheduler, recipe, recipe.seed + 1 + step)
         noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
 
         optimizer.set_rate(rate_factor(step, recipe))

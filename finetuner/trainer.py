@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from tqdm import tqdm
 
 from finetuner.checkpoint import Checkpoint
-from finetuner.encode import Batch, Bucket, Dataset, schedule
+from finetuner.encode import Batch, Bucket, Dataset, Size, schedule
 from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer, rate_factor
 from finetuner.recipe import Recipe
@@ -64,12 +64,7 @@ def train(
     done = len(history.losses)
     with tqdm(total=recipe.steps, initial=done, desc="Training", unit="step", mininterval=1) as progress:
         for step, (size, rows) in enumerate(plan[done:], start=done):
-            generator = torch.Generator().manual_seed(recipe.seed + step)
-            texts = choose_texts(dataset.buckets[size], rows, recipe, generator)
-            batch = dataset.batch(size, rows, texts, generator)
-            noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
-            shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])
-            sigmas = sample_sigmas(len(rows), shift, recipe.logit_mean, recipe.logit_std, generator).to(noise.device)
+            batch, noise, sigmas = draw(dataset, size, rows, scheduler, recipe, recipe.seed + step)
 
             optimizer.set_rate(rate_factor(step, recipe))
             loss = backward(transformer, batch, noise, sigmas, recipe)
@@ -83,6 +78,24 @@ def train(
             progress.set_postfix(loss=f"{history.smoothed_losses[-1]:.4f}", images=f"{images:.1f}/s", refresh=False)
             progress.update()
     return history
+
+
+def draw(
+    dataset: Dataset,
+    size: Size,
+    rows: torch.Tensor,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    recipe: Recipe,
+    seed: int,
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """All that is random in a step: the batch, its noise [B, tokens, channels] and noise levels [B], both float32."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = choose_texts(dataset.buckets[size], rows, recipe, generator)
+    batch = dataset.batch(size, rows, texts, generator)
+    noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
+    shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])
+    sigmas = sample_sigmas(len(rows), shift, recipe.logit_mean, recipe.logit_std, generator).to(noise.device)
+    return batch, noise, sigmas
 
 
 def choose_texts(bucket: Bucket, rows: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
