@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
@@ -9,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from finetuner.base import Base, choose_base
 from finetuner.encode import Bucket, Dataset, TextEmbeddings
 
-torch.set_num_threads(2)  # what CI has: the same bits everywhere
+torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))  # what CI has; more threads than cores wait for each other
 
 
 @pytest.fixture

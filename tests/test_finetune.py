@@ -165,12 +165,13 @@ def test_a_cancelled_job_stops_at_once_and_leaves_nothing(tmp_path, monkeypatch)
 
 
 JOB = """
+import os
 import sys
 from pathlib import Path
 import torch
 from finetuner import checkpoint, finetune
 from finetuner.recipe import FinetuneRequest
-torch.set_num_threads(2)
+torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 checkpoint.EVERY_SECONDS = 0.2
 archive, jobs, finetune_type = sys.argv[1:]
 finetune.JOBS = Path(jobs)
