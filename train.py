@@ -77,7 +77,7 @@ def train(
             lora_rank=int(lora_rank),
         )
     )
-    for phase, seconds in published.manifest["seconds"].items():
-        current_scope().record_metric(f"{phase}_seconds", seconds)
-    current_scope().record_metric("peak_memory_bytes", published.manifest["peak_memory_bytes"])
+    for what in ("seconds", "peak_memory_bytes"):
+        for phase, amount in published.manifest[what].items():
+            current_scope().record_metric(f"{phase}_{what}", amount)
     return published.id

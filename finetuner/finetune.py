@@ -6,11 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import resource
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +20,7 @@ from finetuner.distill import distill
 from finetuner.extract import extract
 from finetuner.flow import probe_velocities
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.phases import Phases
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
 from finetuner.store import Finetune, Store
 from finetuner.trainer import History, train
@@ -43,26 +40,27 @@ def finetune(request: FinetuneRequest) -> Finetune:
         ValueError: an input, the archive or the base is not usable; said before anything heavy is loaded.
         FloatingPointError: the training diverged; nothing is published.
     """
-    seconds: dict[str, float] = {}
+    phases = Phases()
     base = choose_base()
-    with phase("archive", seconds):
+    with phases.phase("archive"):
         examples = archive.open_archive(request.input_images)
         data_fingerprint = encode.fingerprint(examples)
-    job = job_fingerprint(request, base, data_fingerprint)
-    recipe = recipe_for(request, base, seed=int(job[:12], 16))
+    recipe = recipe_for(request, base)
+    job = job_fingerprint(request, recipe, base, data_fingerprint)
+    recipe = replace(recipe, seed=int(job[:12], 16))
     log.info("Recipe: %s", recipe.describe())
     examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
 
     store = Store()
     with Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
         prompts = report.sheet_prompts(request.mode, request.trigger_word)
-        with phase("encode", seconds):
+        with phases.phase("encode"):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
-        with phase("load", seconds):
+        with phases.phase("load"):
             transformer = base.load_transformer(recipe.plan.base_precision)
-        with phase("train", seconds):
+        with phases.phase("train"):
             learned = learn(transformer, dataset, base, recipe, checkpoint)
-        with phase("report", seconds):
+        with phases.phase("report"):
             adapter.save_adapter(learned.weights, recipe.rank, staged)
             save_captions(examples, staged / "captions")
             summary = {"images": len(examples), "final_loss": final_loss(learned.history), **learned.extraction}
@@ -76,12 +74,12 @@ def finetune(request: FinetuneRequest) -> Finetune:
             "data_fingerprint": data_fingerprint,
             **summary,
             "losses": [round(loss, 6) for loss in learned.history.losses],
-            "seconds": {name: round(spent, 2) for name, spent in seconds.items()},
-            "peak_memory_bytes": peak_memory_bytes(),
+            "seconds": {name: round(spent, 2) for name, spent in phases.seconds.items()},
+            "peak_memory_bytes": phases.peak_memory_bytes,
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }
         published = store.publish(staged, manifest)
-    log.info("Published finetune %s in %.0f s", published.id, sum(seconds.values()))
+    log.info("Published finetune %s in %.0f s", published.id, sum(phases.seconds.values()))
     return published
 
 
@@ -144,11 +142,11 @@ def learn_full(
     return Learned(adapter.adapter_weights(transformer), history, facts)
 
 
-def job_fingerprint(request: FinetuneRequest, base: Base, data_fingerprint: str) -> str:
-    """SHA-256 of all that decides a job's result: the recipe follows from it, so the seed and the checkpoint do too."""
+def job_fingerprint(request: FinetuneRequest, recipe: Recipe, base: Base, data_fingerprint: str) -> str:
+    """SHA-256 of all that decides a job's result: the seed and the checkpoint follow from it."""
     inputs = request.inputs()
     del inputs["input_images"]  # its content counts, not its name
-    facts = [inputs, asdict(recipe_for(request, base, seed=0)), base.fingerprint, data_fingerprint]
+    facts = [inputs, asdict(recipe), base.fingerprint, data_fingerprint]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -171,19 +169,3 @@ def sampling_pipeline(base: Base, transformer: FluxTransformer2DModel) -> FluxPi
     pipeline = FluxPipeline(base.load_scheduler(), base.load_vae(), None, None, None, None, transformer)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def peak_memory_bytes() -> int:
-    """The most that was in use at a time: of the GPU where there is one, else of this process since it began."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-
-
-@contextmanager
-def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Name the phase in the log and note how long it took."""
-    started = time.monotonic()
-    yield
-    seconds[name] = time.monotonic() - started
-    log.info("Phase %s: %.1f s", name, seconds[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from finetuner.base import Base, device_memory_bytes, weight_dtype
@@ -87,7 +87,7 @@ class Recipe:
     clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
     caption_dropout: float = 0.05  # Replicate's flux-fine-tuner; keeps the empty prompt's meaning near the base's
     logit_std: float = 1.0  # of the logit-normal timesteps (Esser et al. 2024)
-    seed: int = field(default=0)  # from the job's fingerprint: the same job gives the same weights
+    seed: int = 0  # from the job's fingerprint: the same job gives the same weights
 
     def describe(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
@@ -103,8 +103,8 @@ DISTILLATION_SHARE = 0.1
 DISTILLATION_RATE = 3e-5  # times the base's scale
 
 
-def recipe_for(request: FinetuneRequest, base: Base, seed: int) -> Recipe:
-    """Decide all of it.
+def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
+    """Decide all of it but the seed, which follows from the job's fingerprint.
 
     Raises:
         ValueError: the training does not fit into this device's memory; says what would.
@@ -124,5 +124,4 @@ def recipe_for(request: FinetuneRequest, base: Base, seed: int) -> Recipe:
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,
         plan=choose(base.transformer_config, job, device_memory_bytes()),
-        seed=seed,
     )

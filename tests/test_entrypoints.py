@@ -69,7 +69,7 @@ def types_of(request) -> dict[str, type]:
 
 def test_training_numbers_have_their_documented_types(monkeypatch):
     requests = []
-    published = Finetune("id", Path(), {"seconds": {"train": 1.5}, "peak_memory_bytes": 10})
+    published = Finetune("id", Path(), {"seconds": {"train": 1.5}, "peak_memory_bytes": {"train": 10}})
     monkeypatch.setattr(train, "finetune", lambda request: requests.append(request) or published)
     assert train.train(**TRAINING) == "id"
     assert train.train(**TRAINING | {"learning_rate": 1e-4}) == "id"

@@ -45,28 +45,28 @@ def test_a_wrong_input_is_refused_by_its_name(field, value):
 
 @pytest.mark.parametrize(("finetune_type", "documented"), [("full", 1e-5), ("lora", 1e-4)])
 def test_an_unset_learning_rate_is_the_documented_one_for_the_type(base, finetune_type, documented):
-    recipe = recipe_for(FinetuneRequest(ARCHIVE, finetune_type=finetune_type), base, seed=0)
+    recipe = recipe_for(FinetuneRequest(ARCHIVE, finetune_type=finetune_type), base)
     assert recipe.learning_rate == pytest.approx(documented * base.learning_rate_scale)
 
 
 def test_a_learning_rate_that_is_set_is_used(base):
-    recipe = recipe_for(FinetuneRequest(ARCHIVE, learning_rate=2e-4), base, seed=0)
+    recipe = recipe_for(FinetuneRequest(ARCHIVE, learning_rate=2e-4), base)
     assert recipe.learning_rate == pytest.approx(2e-4 * base.learning_rate_scale)
 
 
 @pytest.mark.parametrize("priority", ["speed", "quality", "high_res_only"])
 def test_priority_chooses_among_the_resolutions_of_the_base(base, priority):
-    recipe = recipe_for(FinetuneRequest(ARCHIVE, priority=priority), base, seed=0)
+    recipe = recipe_for(FinetuneRequest(ARCHIVE, priority=priority), base)
     assert recipe.resolutions == base.resolutions[priority]
 
 
 def test_the_plan_fits_the_device_and_a_device_too_small_is_refused_before_loading(base, monkeypatch):
-    plan = recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base, seed=0).plan
+    plan = recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base).plan
     assert plan.base_precision == "float32" and not plan.checkpointing and plan.accumulation == 1
     own = plan.peak_bytes + CONTEXT_BYTES
     monkeypatch.setattr("finetuner.recipe.device_memory_bytes", lambda: own)
-    smaller = recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base, seed=0).plan
+    smaller = recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base).plan
     assert smaller.accumulation > 1 and smaller.micro_batch * smaller.accumulation == plan.micro_batch
     monkeypatch.setattr("finetuner.recipe.device_memory_bytes", lambda: CONTEXT_BYTES)
     with pytest.raises(ValueError, match=r"^finetune_type: "):
-        recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base, seed=0)
+        recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base)

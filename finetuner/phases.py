@@ -1,0 +1,49 @@
+"""What each phase of a job took: seconds, and the most memory."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+GIB = 1 << 30
+
+
+@dataclass
+class Phases:
+    """By the phase's name, in the order in which they ran."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)  # of the GPU where there is one, else of this process
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Name the phase in the log and note what it took."""
+        _forget_peak()
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started
+        self.peak_memory_bytes[name] = _peak()
+        log.info("Phase %s: %.1f s, at most %.2f GiB", name, self.seconds[name], self.peak_memory_bytes[name] / GIB)
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # 5: the high-water mark starts again from what is resident now (proc(5))
+
+
+def _peak() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
