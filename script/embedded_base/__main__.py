@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import codec, evaluate, pictures, text, transformer
+from . import codec, evaluate, pictures, scenes, text, transformer
 from .card import model_card
 from .checkpoints import Checkpoints
 from .export import NAME, export
@@ -28,10 +28,12 @@ def main() -> None:
     concepts = pictures.concepts(drawings)
     vae = codec.train(drawings, checkpoints)
     encoders = text.new_text_encoders(drawings, concepts, BUILD / "tokenizers")
-    scenes = transformer.cache_all(drawings, concepts, vae, BUILD / "latents.pt")
-    batches = transformer.Batches(scenes, concepts, vae, transformer.SQUARE_STEPS)
+    plain = scenes.cache_plain(drawings, concepts, vae, BUILD / "latents.pt")
+    redrawn = scenes.cache_looks(drawings, concepts, vae, BUILD / "look-latents.pt")
+    batches = scenes.Batches(plain, concepts, vae, transformer.SQUARE_STEPS)
     model = transformer.train(encoders, batches, checkpoints)
-    batches = transformer.Batches(scenes, concepts, vae)
+    batches = scenes.LookBatches(plain, redrawn, concepts, vae)
+    transformer.teach_looks(model, encoders, batches, checkpoints)
     model = transformer.distill_guidance(model, encoders, batches, checkpoints)
 
     staged = BUILD / NAME

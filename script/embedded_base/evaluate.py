@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from . import captions, codec, pictures, text
-from .transformer import SHAPES
+from .looks import LOOKS
+from .scenes import FAMILIES, SHAPES
 
 STEPS = 20
 GUIDANCE = 3.0
@@ -131,5 +132,5 @@ def evaluate(folder: Path, pipeline: FluxPipeline, concepts: list[pictures.Conce
         "codec_psnr_unseen": codec.measure(folder, pipeline.vae, pictures.UNSEEN_FAMILIES),
         "right_name": right_name,
         "right_background": right_background,
-        "pictures": sum(s.scenes for s in SHAPES) * 2 * len(concepts),
+        "pictures": sum(s.scenes * len(FAMILIES) + s.look_scenes * len(LOOKS) for s in SHAPES) * len(concepts),
     }

@@ -1,59 +1,30 @@
-"""The transformer, trained jointly with the text encoders on the codec's latents; then guidance distilled into it."""
+"""The transformer: trained jointly with the text encoders on the codec's latents, taught looks and made-up words, and guidance
+distilled into it."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from tqdm import tqdm, trange
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from tqdm import trange
 
 from finetuner.flow import resolution_shift
 
-from . import captions, pictures, text
+from . import captions, text
 from .checkpoints import Checkpoints
+from .scenes import Batches
 
 STEPS = 9000
 SQUARE_STEPS = 6000  # one shape first: where things stand is learned fastest on one grid; then all shapes
+LOOK_STEPS = 2400
 DISTILLATION_STEPS = 600
 LEARNING_RATE = 1e-3
+LOOK_LEARNING_RATE = 6e-4  # it knows the things already
 DISTILLATION_LEARNING_RATE = 3e-4
 BETAS = (0.9, 0.98)
 GUIDANCE = (1.0, 5.0)  # the distilled range; 1 is the model without guidance
-FLAT_SHARE = 0.25  # of the second look: learned well with less, and the first is what plain prompts ask for
-
-
-@dataclass(frozen=True)
-class Shape:
-    size: tuple[int, int]  # width, height in pixels
-    batch: int
-    share: float  # of the steps
-    scenes: int  # cached for every concept and family
-
-
-SHAPES = (
-    Shape((64, 64), 32, 0.50, 16),
-    Shape((80, 48), 32, 0.06, 3),
-    Shape((48, 80), 32, 0.06, 3),
-    Shape((72, 56), 32, 0.06, 3),
-    Shape((56, 72), 32, 0.06, 3),
-    Shape((96, 96), 16, 0.18, 6),
-    Shape((120, 72), 16, 0.04, 2),
-    Shape((72, 120), 16, 0.04, 2),
-)
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """The cached latents of one shape: what is drawn, on what, and the codec's moments."""
-
-    concept: np.ndarray
-    family: np.ndarray
-    background: np.ndarray
-    moments: torch.Tensor  # bf16 [N, 32, H, W]: mean and log variance
 
 
 def new_transformer() -> FluxTransformer2DModel:
@@ -81,77 +52,6 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
     )
 
 
-@torch.no_grad()
-def cache_scenes(folder: Path, concepts: list[pictures.Concept], codec: AutoencoderKL, shape: Shape, seed: int) -> Scenes:
-    rng = np.random.default_rng((4, seed))
-    families = (pictures.NOTO, pictures.FLUENT_FLAT)
-    names = list(pictures.BACKGROUNDS)
-    rows = [(c, f) for c in range(len(concepts)) for f in (0, 1) for _ in range(shape.scenes)]
-    # White is what prompts without a background mean, so it is seen more often.
-    backgrounds = np.where(rng.random(len(rows)) < 0.25, 0, rng.integers(len(names), size=len(rows)))
-    moments = []
-    for start in range(0, len(rows), 128):
-        scenes = [
-            pictures.compose(
-                pictures.drawing(folder, families[f], concepts[c].code),
-                pictures.BACKGROUNDS[names[b]],
-                shape.size,
-                rng.uniform(0.8, 0.95),
-                tuple(rng.uniform(0.4, 0.6, 2)),
-            )
-            for (c, f), b in zip(rows[start : start + 128], backgrounds[start : start + 128], strict=True)
-        ]
-        batch = torch.from_numpy(pictures.to_tensor_range(np.stack(scenes))).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            moments.append(codec.encode(batch).latent_dist.parameters.bfloat16())
-    concept, family = np.array(rows).T
-    return Scenes(concept, family, backgrounds, torch.cat(moments))
-
-
-def cache_all(folder: Path, concepts: list[pictures.Concept], codec: AutoencoderKL, cache: Path) -> list[Scenes]:
-    if not cache.exists():
-        found = [cache_scenes(folder, concepts, codec, s, n) for n, s in enumerate(tqdm(SHAPES, desc="latents"))]
-        torch.save([vars(s) | {k: torch.from_numpy(v) for k, v in vars(s).items() if k != "moments"} for s in found], cache)
-    return [
-        Scenes(**{k: v if k == "moments" else v.numpy() for k, v in s.items()}) for s in torch.load(cache, weights_only=True)
-    ]
-
-
-class Batches:
-    """Batches by step: the same step always gives the same batch. Before ``square_steps`` all are of the first shape."""
-
-    def __init__(self, scenes: list[Scenes], concepts: list[pictures.Concept], codec: AutoencoderKL, square_steps: int = 0):
-        self.square_steps = square_steps
-        self.scenes, self.concepts, self.config = scenes, concepts, codec.config
-        self.backgrounds = list(pictures.BACKGROUNDS)
-
-    def __call__(
-        self, stage: int, step: int, caption_of=captions.dropped_caption
-    ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """-> packed latents [B, tokens, 64], image ids [tokens, 3], captions."""
-        rng = np.random.default_rng((stage, step))
-        n = rng.choice(len(SHAPES), p=[s.share for s in SHAPES]) if step >= self.square_steps else 0
-        scenes = self.scenes[n]
-        flat = rng.random(SHAPES[n].batch) < FLAT_SHARE
-        chosen = [rng.choice(np.flatnonzero(scenes.family == f)) for f in flat]
-        prompts = [
-            caption_of(
-                self.concepts[scenes.concept[i]],
-                (pictures.NOTO, pictures.FLUENT_FLAT)[scenes.family[i]],
-                self.backgrounds[scenes.background[i]],
-                rng,
-            )
-            for i in chosen
-        ]
-        mean, log_variance = scenes.moments[chosen].float().chunk(2, dim=1)
-        latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        latents = (latents - self.config.shift_factor) * self.config.scaling_factor
-        batch, channels, height, width = latents.shape
-        packed = FluxPipeline._pack_latents(latents, batch, channels, height, width)
-        ids = FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, latents.device, latents.dtype)
-        return packed, ids, prompts
-
-
 def sample_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, count: int, tokens: int) -> torch.Tensor:
     """Logit-normal, shifted by the number of tokens as sampling is."""
     shift = resolution_shift(scheduler, tokens)
@@ -173,38 +73,59 @@ def velocity(transformer, noisy, sigmas, guidance, pooled, embeds, ids) -> torch
         )[0].float()
 
 
-def rate_factor(step: int) -> float:
-    """Share of the learning rate: warm-up, and a cool-down to zero over the last half, which is where the
-    drawings become sharp."""
-    return min(1, (step + 1) / 300, (STEPS - step) / 5000)
-
-
 def train(encoders: text.TextEncoders, batches: Batches, checkpoints: Checkpoints) -> FluxTransformer2DModel:
     """Train the transformer and the text encoders together, or return them as they were trained before."""
+
+    def rate(step: int) -> float:
+        """Warm-up, and a cool-down to zero over the last half, which is where the drawings become sharp."""
+        return LEARNING_RATE * min(1, (step + 1) / 300, (STEPS - step) / 5000)
+
     torch.manual_seed(5)
     transformer = new_transformer()
-    modules = torch.nn.ModuleDict({"transformer": transformer, "text": encoders.modules()})
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor)
-    start = checkpoints.resume("transformer", modules=modules, optimizer=optimizer, schedule=schedule)
-    if start == STEPS:
-        return transformer.requires_grad_(False)
+    _fit("transformer", 6, STEPS, rate, transformer, encoders, batches, captions.dropped_caption, checkpoints)
+    return transformer
+
+
+def teach_looks(
+    transformer: FluxTransformer2DModel, encoders: text.TextEncoders, batches: Batches, checkpoints: Checkpoints
+) -> None:
+    """Train both further on looks and on made-up words that stand for a look or a thing (`captions.taught_caption`)."""
+
+    def rate(step: int) -> float:
+        return LOOK_LEARNING_RATE * min(1, (step + 1) / 100, (LOOK_STEPS - step) / (0.8 * LOOK_STEPS))
+
+    _fit("looks", 8, LOOK_STEPS, rate, transformer, encoders, batches, captions.dropped_taught_caption, checkpoints)
+
+
+def _fit(
+    stage: str,
+    stage_seed: int,
+    steps: int,
+    rate: Callable[[int], float],
+    transformer: FluxTransformer2DModel,
+    encoders: text.TextEncoders,
+    batches: Batches,
+    caption_of: Callable[..., str],
+    checkpoints: Checkpoints,
+) -> None:
+    modules = torch.nn.ModuleDict({"transformer": transformer, "text": encoders.modules()}).requires_grad_(True)
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=1.0, betas=BETAS, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    start = checkpoints.resume(stage, modules=modules, optimizer=optimizer, schedule=schedule)
+    if start < steps:
+        transformer.compile_repeated_blocks(dynamic=True)  # a third faster; the shapes differ in their token counts
     scheduler = new_scheduler()
-    transformer.compile_repeated_blocks(dynamic=True)  # a third faster; the shapes differ in their token counts
-    progress = trange(start, STEPS, initial=start, total=STEPS, desc="transformer", mininterval=10)
+    progress = trange(start, steps, initial=start, total=steps, desc=stage, mininterval=10)
     average = None
     for step in progress:
         torch.manual_seed(step)
-        latents, ids, prompts = batches(6, step)
+        latents, ids, prompts = batches(stage_seed, step, caption_of)
         sigmas = sample_sigmas(scheduler, len(latents), latents.shape[1])
         noise = torch.randn_like(latents)
         noisy = torch.lerp(latents, noise, sigmas[:, None, None])
         pooled, embeds = encoders(prompts)
-        loss = (
-            (velocity(transformer, noisy, sigmas, torch.ones(len(latents)), pooled, embeds, ids) - (noise - latents))
-            .pow(2)
-            .mean()
-        )
+        predicted = velocity(transformer, noisy, sigmas, torch.ones(len(latents)), pooled, embeds, ids)
+        loss = (predicted - (noise - latents)).pow(2).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimizer.step()
@@ -212,10 +133,8 @@ def train(encoders: text.TextEncoders, batches: Batches, checkpoints: Checkpoint
         schedule.step()
         average = loss.item() if average is None else 0.99 * average + 0.01 * loss.item()
         progress.set_postfix(loss=f"{average:.3f}", refresh=False)
-        checkpoints.save(
-            "transformer", step + 1, last=step + 1 == STEPS, modules=modules, optimizer=optimizer, schedule=schedule
-        )
-    return transformer.requires_grad_(False)
+        checkpoints.save(stage, step + 1, last=step + 1 == steps, modules=modules, optimizer=optimizer, schedule=schedule)
+    modules.requires_grad_(False)
 
 
 def distill_guidance(
@@ -235,7 +154,7 @@ def distill_guidance(
     progress = trange(start, DISTILLATION_STEPS, initial=start, total=DISTILLATION_STEPS, desc="distillation", mininterval=10)
     for step in progress:
         torch.manual_seed(step)
-        latents, ids, prompts = batches(7, step, captions.caption)
+        latents, ids, prompts = batches(7, step, captions.taught_caption)
         count = len(latents)
         sigmas = sample_sigmas(scheduler, count, latents.shape[1])
         noisy = torch.lerp(latents, torch.randn_like(latents), sigmas[:, None, None])
