@@ -21,6 +21,7 @@ from finetuner.extract import extract
 from finetuner.flow import probe_velocities
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
 from finetuner.phases import Phases
+from finetuner.preservation import as_the_base
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
 from finetuner.store import Finetune, Store
 from finetuner.trainer import History, train
@@ -133,9 +134,8 @@ def learn_full(
     delta.remove_deltas(transformer)
 
     extracted = probe_velocities(transformer, dataset, recipe.guidance)
-    adapter.set_strength(transformer, 0.0)
-    before = probe_velocities(transformer, dataset, recipe.guidance)
-    adapter.set_strength(transformer, 1.0)
+    with as_the_base(transformer):
+        before = probe_velocities(transformer, dataset, recipe.guidance)
     kept = 1 - ((full - extracted).norm() / (full - before).norm().clamp_min(1e-12)).item()
     log.info("The LoRA of rank %d keeps %.1f %% of the change in velocity", recipe.rank, 100 * kept)
     facts = {"energy_kept": extraction.total_energy, "velocity_kept": kept, "energy_by_linear": extraction.energy}
