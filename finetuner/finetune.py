@@ -6,25 +6,20 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 
-from finetuner import adapter, archive, captions, delta, encode, report
+from finetuner import adapter, archive, captions, encode, report
 from finetuner.base import WEIGHTS, Base, choose_base
 from finetuner.checkpoint import Checkpoint
-from finetuner.distill import distill
-from finetuner.extract import extract
-from finetuner.flow import probe_velocities
-from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.learn import learn
 from finetuner.phases import Phases
-from finetuner.preservation import as_the_base
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
 from finetuner.store import Finetune, Store
-from finetuner.trainer import History, train
+from finetuner.trainer import History
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +55,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
         with phases.phase("load"):
             transformer = base.load_transformer(recipe.plan.base_precision)
         with phases.phase("train"):
-            learned = learn(transformer, dataset, base, recipe, checkpoint)
+            learned = learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
         with phases.phase("report"):
             adapter.save_adapter(learned.weights, recipe.rank, staged)
             save_captions(examples, staged / "captions")
@@ -82,64 +77,6 @@ def finetune(request: FinetuneRequest) -> Finetune:
         published = store.publish(staged, manifest)
     log.info("Published finetune %s in %.0f s", published.id, sum(phases.seconds.values()))
     return published
-
-
-@dataclass(frozen=True)
-class Learned:
-    weights: dict[str, torch.Tensor]  # the LoRA, as `adapter.adapter_weights` names it
-    history: History
-    extraction: dict  # what the manifest says of it; empty where there was none
-
-
-def learn(
-    transformer: FluxTransformer2DModel, dataset: encode.Dataset, base: Base, recipe: Recipe, checkpoint: Checkpoint
-) -> Learned:
-    """Train a LoRA, or all block linears and a LoRA extracted from their change; it is left in the transformer."""
-    if recipe.plan.checkpointing:
-        transformer.enable_gradient_checkpointing()
-    how = learn_lora if recipe.finetune_type == "lora" else learn_full
-    return how(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
-
-
-def learn_lora(
-    transformer: FluxTransformer2DModel,
-    dataset: encode.Dataset,
-    scheduler: FlowMatchEulerDiscreteScheduler,
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-) -> Learned:
-    adapter.add_adapter(transformer, recipe.rank, recipe.seed)
-    optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
-    history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
-    return Learned(adapter.adapter_weights(transformer), history, {})
-
-
-def learn_full(
-    transformer: FluxTransformer2DModel,
-    dataset: encode.Dataset,
-    scheduler: FlowMatchEulerDiscreteScheduler,
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-) -> Learned:
-    delta.add_deltas(transformer)
-    optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe)
-    history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
-
-    full = probe_velocities(transformer, dataset, recipe.guidance)
-    trained = {name: parameter.requires_grad_(False) for name, parameter in delta.deltas(transformer).items()}
-    extraction = extract(trained, recipe.rank, recipe.seed)
-    slot = adapter.Slot(transformer, recipe.rank)
-    slot.load(extraction.weights)
-    distill(transformer, slot.parameters, dataset, scheduler, recipe)
-    delta.remove_deltas(transformer)
-
-    extracted = probe_velocities(transformer, dataset, recipe.guidance)
-    with as_the_base(transformer):
-        before = probe_velocities(transformer, dataset, recipe.guidance)
-    kept = 1 - ((full - extracted).norm() / (full - before).norm().clamp_min(1e-12)).item()
-    log.info("The LoRA of rank %d keeps %.1f %% of the change in velocity", recipe.rank, 100 * kept)
-    facts = {"energy_kept": extraction.total_energy, "velocity_kept": kept, "energy_by_linear": extraction.energy}
-    return Learned(adapter.adapter_weights(transformer), history, facts)
 
 
 def job_fingerprint(request: FinetuneRequest, recipe: Recipe, base: Base, data_fingerprint: str) -> str:
