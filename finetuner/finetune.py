@@ -25,7 +25,9 @@ from finetuner.extract import extract
 from finetuner.flow import probe_velocities
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
+from finetuner.sheet import sheet_prompts, strength_sheet
 from finetuner.store import Finetune, Store
+from finetuner.tracker import tracking
 from finetuner.trainer import History, train
 
 log = logging.getLogger(__name__)
@@ -54,32 +56,33 @@ def finetune(request: FinetuneRequest) -> Finetune:
     examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
 
     store = Store()
-    with Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
-        prompts = report.sheet_prompts(request.mode, request.trigger_word)
+    with tracking(job[:12], asdict(recipe)), Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
+        prompts = sheet_prompts(request)
         with phase("encode", seconds):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
         with phase("load", seconds):
             transformer = base.load_transformer(recipe.plan.base_precision)
         with phase("train", seconds):
             learned = learn(transformer, dataset, base, recipe, checkpoint)
-        with phase("report", seconds):
-            adapter.save_adapter(learned.weights, recipe.rank, staged)
-            save_captions(examples, staged / "captions")
-            summary = {"images": len(examples), "final_loss": final_loss(learned.history), **learned.extraction}
-            pipeline = sampling_pipeline(base, transformer)
-            report.write_report(staged / "report", pipeline, base, request, prompts, sheet_texts, learned.history, summary)
-        manifest = {
+        facts = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "base": base.describe(),
             "inputs": request.inputs(),
             "recipe": asdict(recipe),
             "data_fingerprint": data_fingerprint,
-            **summary,
+            "images": len(examples),
+            "final_loss": final_loss(learned.history),
+            **learned.extraction,
             "losses": [round(loss, 6) for loss in learned.history.losses],
-            "seconds": {name: round(spent, 2) for name, spent in seconds.items()},
-            "peak_memory_bytes": peak_memory_bytes(),
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }
+        with phase("report", seconds):
+            adapter.save_adapter(learned.weights, recipe.rank, staged)
+            save_captions(examples, staged / "captions")
+            sheet = strength_sheet(sampling_pipeline(base, transformer), base, recipe, prompts, sheet_texts)
+            so_far = facts | cost(seconds)
+            report.write_report(staged, so_far, request, base, recipe, examples, learned.history, sheet)
+        manifest = facts | cost(seconds)
         published = store.publish(staged, manifest)
     log.info("Published finetune %s in %.0f s", published.id, sum(seconds.values()))
     return published
@@ -171,6 +174,14 @@ def sampling_pipeline(base: Base, transformer: FluxTransformer2DModel) -> FluxPi
     pipeline = FluxPipeline(base.load_scheduler(), base.load_vae(), None, None, None, None, transformer)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def cost(seconds: dict[str, float]) -> dict:
+    """What the manifest says of the phases that are over."""
+    return {
+        "seconds": {name: round(spent, 2) for name, spent in seconds.items()},
+        "peak_memory_bytes": dict.fromkeys(seconds, peak_memory_bytes()),
+    }
 
 
 def peak_memory_bytes() -> int:
