@@ -11,7 +11,7 @@ from finetuner.sheet import SAMPLING_STEPS, SEED, Sheet
 from finetuner.usage import Call, calls
 
 LEARNED = {
-    "general": "what the images have in common",
+    "general": "a concept",
     "character": "a character",
     "style": "a style",
     "product": "a product",
@@ -56,7 +56,7 @@ def summarise(manifest: dict, request: FinetuneRequest, base: Base, recipe: Reci
 def _facts(manifest: dict, request: FinetuneRequest, base: Base) -> dict[str, str]:
     facts = {
         "base": f"{base.name} {base.version}",
-        "trained": "all block weights" if request.finetune_type == "full" else "a LoRA",
+        "finetune type": request.finetune_type,
         "LoRA rank": f"{request.lora_rank}",
         "mode": request.mode,
         "priority": request.priority,
@@ -91,7 +91,8 @@ def _sentences(images: int, base: Base, recipe: Recipe) -> list[str]:
         f" along a cosine to {recipe.final_rate:.0%} of that; it is {base.learning_rate_scale:g} times what was asked for, as"
         " suits this base.",
         f"Noise levels: the logistic function of a normal of mean {recipe.logit_mean:g} and deviation {recipe.logit_std:g},"
-        f" shifted for the resolution. Guidance {recipe.guidance:g}. {recipe.caption_dropout:.0%} of the captions left empty.",
+        f" shifted for the resolution. The guidance was {recipe.guidance:g}; {recipe.caption_dropout:.0%} of the captions were"
+        " left empty.",
     ]
 
 

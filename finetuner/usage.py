@@ -11,7 +11,7 @@ from finetuner.base import Base
 from finetuner.encode import Size
 from finetuner.sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 
-FINETUNE_ID = "FINETUNE_ID"  # a report is part of what its finetune's id is then given to
+FINETUNE_ID, FINETUNE_FOLDER = "FINETUNE_ID", "FINETUNE_FOLDER"  # not known yet: a finetune gets its id when all of it is there
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ from diffusers import FluxPipeline
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 pipeline = FluxPipeline.from_pretrained({_string(base.source)}, dtype=torch.bfloat16).to(device)
-pipeline.load_lora_weights(".", weight_name={_string(WEIGHTS_NAME)}, adapter_name="finetune")
+pipeline.load_lora_weights({_string(FINETUNE_FOLDER)}, weight_name={_string(WEIGHTS_NAME)}, adapter_name="finetune")
 pipeline.set_adapters("finetune", 1.0)  # the strength
 image = pipeline(
     {_string(prompt)},
