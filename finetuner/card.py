@@ -21,7 +21,7 @@ HUB_LICENCES = ("apache-2.0", "mit")  # of those that bases have, what the Hub k
 
 def _plain(text: str) -> str:
     """Text that Markdown and HTML take for nothing but text, in a table's cell too."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~$:])", r"\\\1", html.escape(text, quote=False))
+    return re.sub(r"([\\`*_\[\]#|~$:])", r"\\\1", html.escape(text, quote=False))
 
 
 TEMPLATES = jinja2.Environment(

@@ -112,4 +112,4 @@ def _plain(value: object) -> str:
 
 def _cost(manifest: dict) -> list[tuple[str, str, str]]:
     peaks = manifest["peak_memory_bytes"]
-    return [(name, f"{spent:.1f}", f"{peaks[name] / 1e9:.2f} GB") for name, spent in manifest["seconds"].items()]
+    return [(name, f"{spent:.1f}", f"{peaks[name] / (1 << 30):.2f} GiB") for name, spent in manifest["seconds"].items()]

@@ -51,6 +51,6 @@ def make(base: Base, *, trigger_word: str = "TOK", captions: tuple[str, ...] = (
         "energy_kept": 0.5,
         "velocity_kept": 0.93,
         "seconds": {"encode": 1.5, "train": 60.25},
-        "peak_memory_bytes": {"encode": 10**9, "train": 2 * 10**9},
+        "peak_memory_bytes": {"encode": 1 << 30, "train": 2 << 30},
     }
     return Made(**{**vars(Made(manifest, request, base, recipe, examples, history, sheet)), **changes})

@@ -102,7 +102,7 @@ def test_the_page_says_what_people_ask_for(base):
     for said in (
         "93.0%",
         "60.2",
-        "2.00 GB",
+        "2.00 GiB",
         "logistic",
         "FINETUNE_ID",
         "Apache-2.0",

@@ -15,7 +15,7 @@ def test_what_an_extraction_kept_is_said_where_there_was_one(base):
 
 
 def test_each_phase_has_its_seconds_and_its_peak_memory(base):
-    assert make(base).summary.cost == [("encode", "1.5", "1.00 GB"), ("train", "60.2", "2.00 GB")]
+    assert make(base).summary.cost == [("encode", "1.5", "1.00 GiB"), ("train", "60.2", "2.00 GiB")]
 
 
 def test_every_number_of_the_recipe_is_there(base):
