@@ -32,6 +32,7 @@ class Base:
     folder: Path
     name: str
     version: str
+    source: str  # what diffusers loads it by: its name on the Hugging Face Hub, or its folder in this repository
     resolutions: dict[str, tuple[int, ...]]  # by priority: sides of the square areas trained on, in pixels
     sampling_side: int  # side of the square area that images are made at, in pixels
     largest_side: int  # side of the largest square area that the base makes well, in pixels
@@ -61,6 +62,7 @@ class Base:
             folder=folder,
             name=fields["name"],
             version=fields["version"],
+            source=fields["source"],
             resolutions={priority: tuple(sides) for priority, sides in fields["resolutions"].items()},
             sampling_side=fields["sampling"]["side"],
             largest_side=fields["sampling"]["largest_side"],

@@ -18,7 +18,9 @@ from finetuner.checkpoint import Checkpoint
 from finetuner.learn import learn
 from finetuner.phases import Phases
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
+from finetuner.sheet import sheet_prompts, strength_sheet
 from finetuner.store import Finetune, Store
+from finetuner.tracker import tracking
 from finetuner.trainer import History
 
 log = logging.getLogger(__name__)
@@ -48,32 +50,33 @@ def finetune(request: FinetuneRequest) -> Finetune:
     examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
 
     store = Store()
-    with Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
-        prompts = report.sheet_prompts(request.mode, request.trigger_word)
+    with tracking(job[:12], asdict(recipe)), Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
+        prompts = sheet_prompts(request)
         with phases.phase("encode"):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
         with phases.phase("load"):
             transformer = base.load_transformer(recipe.plan.base_precision)
         with phases.phase("train"):
             learned = learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
-        with phases.phase("report"):
-            adapter.save_adapter(learned.weights, recipe.rank, staged)
-            save_captions(examples, staged / "captions")
-            summary = {"images": len(examples), "final_loss": final_loss(learned.history), **learned.extraction}
-            pipeline = sampling_pipeline(base, transformer)
-            report.write_report(staged / "report", pipeline, base, request, prompts, sheet_texts, learned.history, summary)
-        manifest = {
+        facts = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "base": base.describe(),
             "inputs": request.inputs(),
             "recipe": asdict(recipe),
             "data_fingerprint": data_fingerprint,
-            **summary,
+            "images": len(examples),
+            "final_loss": final_loss(learned.history),
+            **learned.extraction,
             "losses": [round(loss, 6) for loss in learned.history.losses],
-            "seconds": {name: round(spent, 2) for name, spent in phases.seconds.items()},
-            "peak_memory_bytes": phases.peak_memory_bytes,
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }
+        with phases.phase("report"):
+            adapter.save_adapter(learned.weights, recipe.rank, staged)
+            save_captions(examples, staged / "captions")
+            sheet = strength_sheet(sampling_pipeline(base, transformer), base, recipe, prompts, sheet_texts)
+            so_far = facts | phases.facts()
+            report.write_report(staged, so_far, request, base, recipe, examples, learned.history, sheet)
+        manifest = facts | phases.facts()
         published = store.publish(staged, manifest)
     log.info("Published finetune %s in %.0f s", published.id, sum(phases.seconds.values()))
     return published

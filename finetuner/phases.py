@@ -34,6 +34,13 @@ class Phases:
         self.peak_memory_bytes[name] = _peak()
         log.info("Phase %s: %.1f s, at most %.2f GiB", name, self.seconds[name], self.peak_memory_bytes[name] / GIB)
 
+    def facts(self) -> dict:
+        """What the manifest says of the phases that are over."""
+        return {
+            "seconds": {name: round(spent, 2) for name, spent in self.seconds.items()},
+            "peak_memory_bytes": dict(self.peak_memory_bytes),
+        }
+
 
 def _forget_peak() -> None:
     if torch.cuda.is_available():

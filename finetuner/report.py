@@ -1,136 +1,65 @@
-"""What people look at after a training: the loss curve, the strength sheet, the model card."""
+"""What people look at after a training: a page, a model card, and the pieces of both as PNG and JSON."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import torch
-from diffusers import FluxPipeline
-from PIL import Image, ImageDraw, ImageFont
-
-from finetuner.adapter import set_strength
+from finetuner.archive import Example
 from finetuner.base import Base
-from finetuner.encode import TextEmbeddings
-from finetuner.recipe import FinetuneRequest
-from finetuner.sampling import native_size, sample
+from finetuner.card import render_card
+from finetuner.curve import draw_curve, learning_rates
+from finetuner.page import SHOWN, render_page
+from finetuner.recipe import FinetuneRequest, Recipe
+from finetuner.sampling import DEFAULT_GUIDANCE
+from finetuner.sheet import SAMPLING_STEPS, SEED, STRENGTHS, Sheet, contact_sheet
+from finetuner.summary import summarise
 from finetuner.trainer import History
 
-STRENGTHS = (0.0, 0.5, 1.0, 1.5)
-SHEET_STEPS = 20  # enough to judge by, half the time of the default
-SHEET_GUIDANCE = 3.0  # the documented default of predictions
-SHEET_SEED = 0
-CELL = 192  # pixels: small pictures are enlarged, large ones reduced
-
-
-def sheet_prompts(mode: str, trigger_word: str) -> list[str]:
-    """Prompts that show what was learned, on subjects and backgrounds that no training set dictates."""
-    if mode == "style":
-        return [f"a {subject}, {trigger_word} style" for subject in ("cat", "house", "red apple")]
-    return [trigger_word, f"{trigger_word} on a blue background", f"a drawing of {trigger_word}"]
+FOLDER = "report"
 
 
 def write_report(
-    folder: Path,
-    pipeline: FluxPipeline,
-    base: Base,
+    finetune: Path,
+    manifest: dict,
     request: FinetuneRequest,
-    prompts: list[str],
-    texts: TextEmbeddings,
+    base: Base,
+    recipe: Recipe,
+    examples: list[Example],
     history: History,
-    summary: dict,
+    sheet: Sheet,
 ) -> None:
-    """Write loss.png, strengths.png and README.md into ``folder``. ``texts``: the embeddings of ``prompts``, in order."""
-    folder.mkdir()
-    draw_loss_curve(history, folder / "loss.png")
-    sheet = strength_sheet(pipeline, base, prompts, texts)
-    sheet.save(folder / "strengths.png")
-    (folder / "README.md").write_text(model_card(base, request, summary))
+    """Write ``report/`` and the model card, README.md, into the folder of a finetune.
+
+    Args:
+        manifest: the finetune's, as far as it is known by now.
+    """
+    folder = finetune / FOLDER
+    (folder / "sheet").mkdir(parents=True)
+    summary = summarise(manifest, request, base, recipe, sheet)
+    curve = draw_curve(history, recipe)
+    curve.savefig(folder / "curve.png", dpi=150)
+    sheet.picture().save(folder / "strengths.png")
+    contact_sheet([example.image for example in examples[:SHOWN]]).save(folder / "training.png")
+    names = save_pictures(sheet, folder / "sheet")
+    made = {"size": sheet.size, "steps": SAMPLING_STEPS, "guidance": DEFAULT_GUIDANCE, "seed": SEED}
+    write_json(folder / "sheet.json", {"prompts": sheet.prompts, "strengths": STRENGTHS, "pictures": names, **made})
+    write_json(folder / "history.json", {**history.state_dict(), "learning_rates": learning_rates(recipe)})
+
+    (folder / "index.html").write_text(render_page(summary, examples, sheet, curve))
+    gallery = [f"{FOLDER}/{row[STRENGTHS.index(1.0)]}" for row in names]
+    (finetune / "README.md").write_text(render_card(summary, base, examples, sheet, gallery))
 
 
-def draw_loss_curve(history: History, path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    steps = range(1, len(history.losses) + 1)
-    axes.plot(steps, history.losses, color="0.8", linewidth=0.8, label="each step")
-    axes.plot(steps, history.smoothed_losses, color="tab:blue", label="smoothed")
-    axes.set(xlabel="step", ylabel="flow loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def save_pictures(sheet: Sheet, folder: Path) -> list[list[str]]:
+    """Each picture as a PNG of its own; their names beside the folder, as the sheet has them."""
+    names = []
+    for number, row in enumerate(sheet.rows, start=1):
+        names.append([f"{folder.name}/{number}-strength-{strength:g}.png" for strength in STRENGTHS])
+        for name, image in zip(names[-1], row, strict=True):
+            image.save(folder.parent / name)
+    return names
 
 
-@torch.no_grad()
-def strength_sheet(pipeline: FluxPipeline, base: Base, prompts: list[str], texts: TextEmbeddings) -> Image.Image:
-    """A row a prompt, a column a strength, one seed: what differs in a row is the strength alone."""
-    size = native_size(1.0, base.sampling_side, base.size_multiple)
-    rows = []
-    for embeds, pooled in zip(texts.embeds, texts.pooled, strict=True):
-        text = TextEmbeddings(embeds[None].to(pipeline.device), pooled[None].to(pipeline.device))
-        row = []
-        for strength in STRENGTHS:
-            set_strength(pipeline.transformer, strength)
-            row.append(sample(pipeline, text, size, steps=SHEET_STEPS, guidance=SHEET_GUIDANCE, seed=SHEET_SEED))
-        rows.append(row)
-    return labelled_grid(rows, prompts, [f"strength {s:g}" for s in STRENGTHS])
-
-
-def labelled_grid(rows: list[list[Image.Image]], row_labels: list[str], column_labels: list[str]) -> Image.Image:
-    """Pictures in rows, each row under its label, columns under theirs."""
-    margin, label = 12, 30
-    font = ImageFont.load_default(16)
-    width = len(column_labels) * (CELL + margin) + margin
-    grid = Image.new("RGB", (width, label + margin + len(rows) * (CELL + label + margin)), "white")
-    draw = ImageDraw.Draw(grid)
-    for column, text in enumerate(column_labels):
-        draw.text((margin + column * (CELL + margin) + CELL / 2, margin), text, "black", font, anchor="ma")
-    for row, (images, text) in enumerate(zip(rows, row_labels, strict=True)):
-        top = label + margin + row * (CELL + label + margin)
-        draw.text((margin, top + label / 2), text, "dimgrey", font, anchor="lm")
-        for column, image in enumerate(images):
-            enlarged = image.resize((CELL, CELL), Image.Resampling.LANCZOS)
-            grid.paste(enlarged, (margin + column * (CELL + margin), top + label))
-    return grid
-
-
-def model_card(base: Base, request: FinetuneRequest, summary: dict) -> str:
-    kept = (
-        f"\n| change in velocity kept by the extraction | {summary['velocity_kept']:.1%} |"
-        if "velocity_kept" in summary
-        else ""
-    )
-    return f"""---
-base_model: {base.name}
-library_name: diffusers
-pipeline_tag: text-to-image
-license: other
-license_name: {base.licence}
-instance_prompt: {request.trigger_word}
-tags: [flux, lora, text-to-image]
----
-# {request.trigger_word}: a {request.mode} finetune of {base.name}
-
-Name it in prompts by its trigger word, `{request.trigger_word}`.
-
-![Prompts at rising strengths](strengths.png)
-
-| | |
-|---|---|
-| finetune type | {request.finetune_type}, rank {request.lora_rank} |
-| steps | {request.training_steps} |
-| priority | {request.priority} |
-| images | {summary["images"]} |{kept}
-| loss over the last tenth of the steps | {summary["final_loss"]:.4f} |
-
-![Loss by step](loss.png)
-
-```python
-from diffusers import FluxPipeline
-
-pipeline = FluxPipeline.from_pretrained("{base.name}")
-pipeline.load_lora_weights("pytorch_lora_weights.safetensors")
-```
-
-The licence of the base ({base.licence}) covers this finetune too.
-"""
+def write_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n")

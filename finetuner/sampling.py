@@ -1,4 +1,4 @@
-"""One image from the base with whatever adapter is in it."""
+"""Images from the base with whatever adapter is in it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ASPECT_RATIOS = {  # the documented ones, width to height
     "1:1": (1, 1), "21:9": (21, 9), "16:9": (16, 9), "3:2": (3, 2), "4:3": (4, 3), "5:4": (5, 4),
     "4:5": (4, 5), "3:4": (3, 4), "2:3": (2, 3), "9:16": (9, 16), "9:21": (9, 21),
 }  # fmt: skip
+DEFAULT_GUIDANCE, DEFAULT_STEPS = 3.0, 40  # of a prediction, as documented
 
 
 def native_size(aspect: float, side: int, multiple: int) -> Size:
@@ -23,12 +24,19 @@ def native_size(aspect: float, side: int, multiple: int) -> Size:
 
 def sample(pipeline: FluxPipeline, text: TextEmbeddings, size: Size, *, steps: int, guidance: float, seed: int) -> Image.Image:
     """Make one image of ``size``. The noise is drawn on the CPU: a seed means the same picture on every device."""
+    return sample_batch(pipeline, text, size, steps=steps, guidance=guidance, seed=seed)[0]
+
+
+def sample_batch(
+    pipeline: FluxPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seed: int
+) -> list[Image.Image]:
+    """An image of each text at once, each from the noise that ``seed`` gives it alone."""
     return pipeline(
-        prompt_embeds=text.embeds,
-        pooled_prompt_embeds=text.pooled,
+        prompt_embeds=texts.embeds,
+        pooled_prompt_embeds=texts.pooled,
         width=size[0],
         height=size[1],
         num_inference_steps=steps,
         guidance_scale=guidance,
-        generator=torch.Generator("cpu").manual_seed(seed),
-    ).images[0]
+        generator=[torch.Generator("cpu").manual_seed(seed) for _ in texts.embeds],
+    ).images

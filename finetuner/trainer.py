@@ -15,6 +15,7 @@ from finetuner.encode import Batch, Bucket, Dataset, Size, schedule
 from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer, rate_factor
 from finetuner.recipe import Recipe
+from finetuner.tracker import track
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def train(
             loss = loss.item()  # once: on a GPU each waits for the step to end
             _require_finite(step, loss, norm, recipe)
             history.append(loss, norm)
+            track(step + 1, loss=loss, gradient_norm=norm, learning_rate=recipe.learning_rate * rate_factor(step, recipe))
             checkpoint.save_when_due(optimizer=optimizer, history=history)
             images = recipe.batch_size * (progress.format_dict["rate"] or 0)
             progress.set_postfix(loss=f"{history.smoothed_losses[-1]:.4f}", images=f"{images:.1f}/s", refresh=False)

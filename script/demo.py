@@ -13,7 +13,7 @@ import requests
 from local_server import PROJECT, Server, data_uri
 from PIL import Image
 
-from finetuner.report import labelled_grid
+from finetuner.sheet import labelled_grid
 
 OUT = PROJECT / "demo"
 ARCHIVE = PROJECT / "examples" / "line-icons.zip"

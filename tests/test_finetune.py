@@ -13,10 +13,11 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from helpers import EXAMPLES, make_archive
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from finetuner import adapter, archive, finetune, report, trainer
+from finetuner import adapter, archive, finetune, sheet, tracker, trainer
 from finetuner.captions import with_trigger_word
 from finetuner.encode import encode
 from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
@@ -90,10 +91,10 @@ def test_a_finetune_holds_what_it_was_made_of(base, store, tmp_path):
     assert manifest["peak_memory_bytes"].keys() == manifest["seconds"].keys()
     assert manifest["versions"]["torch"] == torch.__version__
     assert (published.folder / "captions" / "owl.txt").read_text() == f"an owl on a yellow background, {TRIGGER_WORD} style\n"
-    for picture in ("loss.png", "strengths.png"):
-        assert Image.open(published.folder / "report" / picture).size[0] > 400
-    card = (published.folder / "report" / "README.md").read_text()
-    assert TRIGGER_WORD in card and base.name in card
+    page, card = ((published.folder / name).read_text() for name in ("report/index.html", "README.md"))
+    for said in (TRIGGER_WORD, base.name, f"{manifest['velocity_kept']:.1%}", "an owl on a yellow background"):
+        assert said in page and said in card
+    assert all((published.folder / picture["output"]["url"]).is_file() for picture in ModelCard(card).data.widget)
     weights = load_file(published.folder / "pytorch_lora_weights.safetensors")
     assert {tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_A.weight")} == {16}
     assert left_behind(tmp_path) == [published.folder]
@@ -111,7 +112,7 @@ def two_pictures(tmp_path) -> Path:
 def test_every_documented_choice_trains_and_publishes(
     store, two_pictures, monkeypatch, mode, priority, finetune_type, lora_rank
 ):
-    monkeypatch.setattr(report, "SHEET_STEPS", 1)  # what is drawn is not looked at here
+    monkeypatch.setattr(sheet, "SAMPLING_STEPS", 1)  # what is drawn is not looked at here
     request = FinetuneRequest(
         two_pictures,
         training_steps=3,
@@ -143,6 +144,10 @@ def test_bad_input_is_refused_before_anything_is_loaded_or_written(tmp_path, mon
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 no more")
     with pytest.raises(ValueError, match="^input_images: "):
         finetune.finetune(FinetuneRequest(tmp_path / "broken.zip"))
+    monkeypatch.setitem(tracker.LIBRARIES, "WANDB_PROJECT", "wandb_is_not_here")
+    monkeypatch.setenv("WANDB_PROJECT", "portraits")
+    with pytest.raises(ValueError, match="^WANDB_PROJECT: "):
+        finetune.finetune(style_request())
     assert not left_behind(tmp_path)
 
 

@@ -1,38 +1,43 @@
+import json
 from pathlib import Path
 
-import yaml
+import pytest
 from PIL import Image
+from reports import make
 
-from finetuner.recipe import FinetuneRequest
-from finetuner.report import CELL, labelled_grid, model_card, sheet_prompts
-from finetuner.sampling import ASPECT_RATIOS, native_size
-
-
-def test_a_grid_shows_every_picture_in_its_place():
-    colours = [["red", "green", "blue"], ["black", "yellow", "grey"]]
-    rows = [[Image.new("RGB", (64, 64), colour) for colour in row] for row in colours]
-    grid = labelled_grid(rows, ["first", "second"], ["a", "b", "c"])
-    middles = [(12 + column * (CELL + 12) + CELL // 2) for column in range(3)]
-    tops = [42 + row * (CELL + 42) + 30 + CELL // 2 for row in range(2)]
-    shown = [[grid.getpixel((x, y)) for x in middles] for y in tops]
-    assert shown == [[Image.new("RGB", (1, 1), c).getpixel((0, 0)) for c in row] for row in colours]
+from finetuner.report import write_report
+from finetuner.sheet import STRENGTHS
 
 
-def test_the_model_card_says_what_the_hub_wants_to_know(base):
-    summary = {"images": 16, "final_loss": 0.2, "velocity_kept": 0.93}
-    card = model_card(base, FinetuneRequest(Path("photos.zip"), trigger_word="TOK", mode="product"), summary)
-    _, front_matter, text = card.split("---\n", 2)
-    facts = yaml.safe_load(front_matter)
-    assert facts["instance_prompt"] == "TOK" and facts["base_model"] == base.name and "lora" in facts["tags"]
-    assert "| images | 16 |" in text and "93.0%" in text and base.licence in text
+@pytest.fixture(scope="module")
+def made(base):
+    return make(base)
 
 
-def test_every_sheet_prompt_has_the_trigger_word():
-    assert all("TOK" in p for mode in ("general", "character", "style", "product") for p in sheet_prompts(mode, "TOK"))
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finetune")
+    write_report(folder, **vars(made))
+    return folder
 
 
-def test_native_sizes_of_flux_dev_are_about_a_megapixel_in_multiples_of_16():
-    for width, height in (native_size(w / h, 1024, 16) for w, h in ASPECT_RATIOS.values()):
-        assert width % 16 == height % 16 == 0
-        assert 0.96 < width * height / 2**20 < 1.04
-    assert native_size(16 / 9, 1024, 16) == (1360, 768)
+def test_a_report_is_a_page_a_card_and_their_pieces(folder):
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    pictures = {f"report/sheet/1-strength-{strength}.png" for strength in ("0", "0.5", "1", "1.5")}
+    pieces = {"curve.png", "strengths.png", "training.png", "history.json", "sheet.json", "index.html"}
+    assert files == {"README.md", *(f"report/{name}" for name in pieces), *pictures}
+
+
+def test_the_history_has_a_value_a_step_of_everything(folder, made):
+    history = json.loads((folder / "report" / "history.json").read_text())
+    assert history.keys() == {"losses", "smoothed_losses", "gradient_norms", "learning_rates"}
+    assert {len(values) for values in history.values()} == {made.recipe.steps}
+    assert history["losses"] == made.history.losses
+
+
+def test_the_sheet_says_which_picture_is_which(folder, made):
+    sheet = json.loads((folder / "report" / "sheet.json").read_text())
+    assert sheet["prompts"] == made.sheet.prompts and sheet["strengths"] == list(STRENGTHS)
+    (names,) = sheet["pictures"]
+    drawn = [Image.open(folder / "report" / name).getpixel((0, 0)) for name in names]
+    assert drawn == [image.getpixel((0, 0)) for image in made.sheet.rows[0]]

@@ -18,6 +18,7 @@ LICENCE = "Apache-2.0"
 MANIFEST = {
     "name": NAME,
     "version": VERSION,
+    "source": f"weights/{NAME}",
     "licence": LICENCE,
     "resolutions": {"speed": [64], "quality": [64, 96], "high_res_only": [96]},
     "sampling": {"side": 64, "largest_side": 96},
