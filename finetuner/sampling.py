@@ -32,3 +32,28 @@ def sample(pipeline: FluxPipeline, text: TextEmbeddings, size: Size, *, steps: i
         guidance_scale=guidance,
         generator=torch.Generator("cpu").manual_seed(seed),
     ).images[0]
+
+
+def sample_latents(
+    pipeline: FluxPipeline, text: TextEmbeddings, size: Size, *, steps: int, guidance: float, seed: int
+) -> torch.Tensor:
+    """As `sample`, but stops at the latents, packed: [1, tokens, 4 * channels]."""
+    return pipeline(
+        prompt_embeds=text.embeds,
+        pooled_prompt_embeds=text.pooled,
+        width=size[0],
+        height=size[1],
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        output_type="latent",
+    ).images
+
+
+@torch.no_grad()
+def decode(pipeline: FluxPipeline, latents: torch.Tensor, size: Size) -> Image.Image:
+    """The image of packed latents, as FluxPipeline decodes it."""
+    width, height = size
+    latents = FluxPipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+    latents = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
+    return pipeline.image_processor.postprocess(pipeline.vae.decode(latents, return_dict=False)[0])[0]
