@@ -1,9 +1,10 @@
 """Cog's prediction entrypoint: a prompt and a finetune in, one image out."""
 
 import pathlib
+import tempfile
 from typing import Optional
 
-from cog import BaseRunner, Input, Path
+from cog import BaseRunner, Input, Path, current_scope
 
 from finetuner.generate import Generator, ImageRequest
 from logs import show_library_log
@@ -13,7 +14,7 @@ class Predictor(BaseRunner):
     def setup(self) -> None:
         show_library_log()
         self.generator = Generator.open()
-        self.previous_image: pathlib.Path | None = None
+        self.images = pathlib.Path(tempfile.mkdtemp(prefix="images-"))
 
     def run(
         self,
@@ -69,7 +70,7 @@ class Predictor(BaseRunner):
         ),
     ) -> Path:
         self.delete_previous_image()
-        self.previous_image = self.generator.generate(
+        made = self.generator.generate(
             ImageRequest(
                 prompt=prompt,
                 finetune_id=finetune_id,
@@ -82,12 +83,17 @@ class Predictor(BaseRunner):
                 guidance=float(guidance),
                 seed=None if seed is None else int(seed),
                 output_format=output_format,
-            )
+            ),
+            self.images,
         )
-        return Path(self.previous_image)
+        for phase, seconds in made.seconds.items():
+            current_scope().record_metric(f"{phase}_seconds", seconds)
+        current_scope().record_metric("adapter_cache_hit", made.adapter_hit)
+        current_scope().record_metric("prompt_cache_hit", made.prompt_hit)
+        return Path(made.path)
 
     def delete_previous_image(self) -> None:
-        # Cog sends an output file but never deletes it, and a server that runs for weeks would fill its disk.
-        if self.previous_image is not None:
-            self.previous_image.unlink(missing_ok=True)
-            self.previous_image = None
+        # Cog sends an output file but never deletes it, and a server that runs for weeks would fill its disk. All of the folder:
+        # a cancelled request may have left a file that nobody was told of.
+        for path in self.images.iterdir():
+            path.unlink()

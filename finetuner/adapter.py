@@ -1,4 +1,4 @@
-"""The LoRA on the transformer: add it, set its strength, save it, load another into its place.
+"""The LoRA on the transformer that is being trained: add it, set its strength, save it. Served ones go into a `slot.Slot`.
 
 The adapter is never merged. peft adds scaling * B A x to each layer's output, so that strength s is exactly s times the
 change, and 0 is exactly the base.
@@ -58,7 +58,7 @@ def lora_layers(transformer: FluxTransformer2DModel) -> dict[str, LoraLayer]:
 
 
 def set_strength(transformer: FluxTransformer2DModel, strength: float) -> None:
-    """Scale the adapter's change by ``strength``. peft's own ways to do so reload, recompile or compound."""
+    """Scale the adapter's change by ``strength``. peft's own ways to do so reload or compound."""
     for layer in lora_layers(transformer).values():
         layer.scaling[ADAPTER] = strength
 
@@ -68,6 +68,13 @@ def adapter_weights(transformer: FluxTransformer2DModel) -> dict[str, torch.Tens
     return {
         name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(transformer, adapter_name=ADAPTER).items()
     }
+
+
+def load_weights(transformer: FluxTransformer2DModel, weights: dict[str, torch.Tensor]) -> None:
+    """Put a LoRA of the same rank, such as `adapter_weights` gave, into what `add_adapter` made."""
+    places = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
+    for name, tensor in weights.items():
+        places[name].copy_(tensor)
 
 
 def save_adapter(weights: dict[str, torch.Tensor], rank: int, folder: Path) -> Path:
@@ -85,47 +92,3 @@ def save_adapter(weights: dict[str, torch.Tensor], rank: int, folder: Path) -> P
 def read_adapter(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a saved LoRA, by the names that `adapter_weights` gives them."""
     return {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
-
-
-class Slot:
-    """A place for one adapter in a transformer, made once; adapters of up to its rank are copied in and out of it.
-
-    Nothing is added or removed when the finetune changes, so nothing is compiled or allocated again. A smaller rank is
-    padded with zeros, which add nothing.
-    """
-
-    def __init__(self, transformer: FluxTransformer2DModel, rank: int):
-        add_adapter(transformer, rank, seed=0)
-        transformer.requires_grad_(False)
-        self.transformer = transformer
-        self.rank = rank
-        self.parameters = {
-            f"{name}.lora_{matrix}.weight": getattr(layer, f"lora_{matrix}")[ADAPTER].weight
-            for name, layer in lora_layers(transformer).items()
-            for matrix in "AB"
-        }
-        self.clear()
-
-    def clear(self) -> None:
-        for parameter in self.parameters.values():
-            parameter.zero_()
-
-    def load(self, weights: dict[str, torch.Tensor]) -> None:
-        """Put an adapter in.
-
-        Raises:
-            ValueError: the weights do not fit the transformer; the slot is as it was.
-        """
-        unknown = weights.keys() - self.parameters.keys()
-        if unknown:
-            raise ValueError(
-                f"the LoRA has {len(unknown)} tensors that this base has no place for, for example {min(unknown)!r}."
-            )
-        for name, tensor in weights.items():
-            place = self.parameters[name]
-            if tensor.dim() != 2 or any(side > room for side, room in zip(tensor.shape, place.shape, strict=True)):
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; this base has room for {tuple(place.shape)}.")
-        self.clear()
-        for name, tensor in weights.items():
-            place = self.parameters[name]
-            place[: tensor.shape[0], : tensor.shape[1]].copy_(tensor)

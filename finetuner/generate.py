@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import random
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from cachetools import LRUCache
 from diffusers import FluxPipeline
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from finetuner import adapter, captions
+from finetuner import captions
+from finetuner.adapter import WEIGHTS_NAME, read_adapter
 from finetuner.base import Base, choose_base
-from finetuner.encode import Size, encode_texts
+from finetuner.encode import Size, TextEmbeddings, encode_texts
 from finetuner.recipe import RANKS
-from finetuner.sampling import ASPECT_RATIOS, native_size, sample
+from finetuner.sampling import ASPECT_RATIOS, decode, native_size, sample_latents
+from finetuner.slot import PackedAdapter, Slot
 from finetuner.store import Finetune, Store
 
 log = logging.getLogger(__name__)
@@ -26,6 +35,8 @@ CUSTOM = "custom"
 CUSTOM_MULTIPLE = 32  # documented: width and height are rounded to it
 EXIF_USER_COMMENT = 0x9286
 EXIF_IFD = 0x8769
+ADAPTER_CACHE_GB = 8  # thirty LoRAs of rank 32 for FLUX.1-dev (262 MB each); on CUDA it is memory that cannot be swapped out
+PROMPT_CACHE_BYTES = 2**27  # on the device; thirty prompts of FLUX.1-dev (4 MiB each)
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,8 @@ class ImageRequest:
     """The documented prediction inputs. Bounds are the server's schema's; what it cannot express is checked here.
 
     Raises:
-        ValueError: the prompt is empty, or the size is not said; the sentence names the field and the remedy.
+        ValueError: the prompt is empty, the size is not said, or the seed is too large; the sentence names the field and the
+            remedy.
     """
 
     prompt: str
@@ -57,42 +69,83 @@ class ImageRequest:
             raise ValueError(f"aspect_ratio: {self.aspect_ratio!r} is not one of {', '.join([*ASPECT_RATIOS, CUSTOM])}.")
         if self.aspect_ratio != CUSTOM and (self.width or self.height):
             log.warning("width and height count with aspect_ratio 'custom' only; this image is %s", self.aspect_ratio)
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed: {self.seed} does not fit into 64 bits. Send a smaller one, or none.")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """An image file, and what making it took."""
+
+    path: Path
+    seed: int
+    seconds: dict[str, float]  # by phase: fetch, encode, sampling, decode
+    adapter_hit: bool  # the LoRA was in memory
+    prompt_hit: bool  # the prompt's embeddings were
 
 
 class Generator:
-    """The base in memory with one slot for an adapter: finetunes are swapped in it, strength is a scale on it."""
+    """The base in memory with one slot for an adapter, and the adapters and prompts that were used last."""
 
     def __init__(self, base: Base, store: Store):
+        compiled = compiles()
         self.base = base
         self.store = store
+        self.adapters = LRUCache(adapter_cache_bytes(), getsizeof=lambda served: served[1].nbytes)
+        self.prompts = LRUCache(PROMPT_CACHE_BYTES, getsizeof=lambda text: text.embeds.nbytes + text.pooled.nbytes)
         self.pipeline: FluxPipeline = base.load_pipeline()
-        self.slot = adapter.Slot(self.pipeline.transformer, rank=max(RANKS))
-        self.loaded: Finetune | None = None  # the one in the slot
+        self.pipeline.set_progress_bar_config(desc="Sampling", unit="step")
+        self.slot = Slot(self.pipeline.transformer, rank=max(RANKS))
+        if compiled:
+            log.info("Compiling the transformer's blocks, which takes minutes")
+            self.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)  # one compilation for all sizes
+            size = native_size(1.0, base.sampling_side, base.size_multiple)
+            sample_latents(self.pipeline, self._embeddings(""), size, steps=1, guidance=3.0, seed=0)  # the first call compiles
 
     @classmethod
     def open(cls) -> Generator:
         return cls(choose_base(), Store())
 
-    def generate(self, request: ImageRequest) -> Path:
-        """Make the image and write it to a new temporary file, which is the caller's to delete.
+    def generate(self, request: ImageRequest, folder: Path | None = None) -> Generated:
+        """Make the image and write it to a new file in ``folder`` (the system's for temporary files where none is named),
+        which is the caller's to delete.
 
         Raises:
             ValueError: the finetune does not exist, is damaged, or was made for another base.
+            FloatingPointError: at this strength the finetune takes the base out of the range of its numbers.
         """
-        finetune = self._put_in_slot(request.finetune_id)
+        seconds: dict[str, float] = {}
+        with timed("fetch", seconds):
+            adapter_hit = request.finetune_id.lower() in self.adapters
+            finetune, adapter = self._adapter(request.finetune_id)
         if not captions.names(request.prompt, finetune.trigger_word):
             log.warning("The prompt lacks the trigger word %r, so the concept may not appear", finetune.trigger_word)
-        adapter.set_strength(self.slot.transformer, request.finetune_strength)
-
         size, output_size = self._sizes(request)
         seed = random.randrange(2**32) if request.seed is None else request.seed
         log.info("Seed: %d", seed)
-        text = encode_texts(self.pipeline, [request.prompt], self.base.max_sequence_length)
-        image = sample(self.pipeline, text, size, steps=request.steps, guidance=request.guidance, seed=seed)
-        if output_size != size:
-            log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
-            image = image.resize(output_size, Image.Resampling.LANCZOS)
-        return write_image(image, request.output_format, self._metadata(request, seed))
+        with timed("encode", seconds):
+            prompt_hit = request.prompt in self.prompts
+            text = self._embeddings(request.prompt)
+        try:
+            with timed("sampling", seconds):
+                self.slot.load(adapter, request.finetune_strength)
+                latents = sample_latents(self.pipeline, text, size, steps=request.steps, guidance=request.guidance, seed=seed)
+                if not latents.isfinite().all():
+                    raise FloatingPointError(
+                        f"finetune_strength: at {request.finetune_strength:g} finetune {finetune.id} takes the base out of the"
+                        " range of its numbers, and there is no image. Lower it."
+                    )
+        except BaseException:  # Cog cancels with one of its own, and the next request is to find nothing half done
+            self.slot.clear()
+            raise
+        with timed("decode", seconds):
+            (image,) = decode(self.pipeline, latents, size)
+            if output_size != size:
+                log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
+                # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
+                image = ImageOps.fit(image, output_size, Image.Resampling.LANCZOS)
+            path = write_image(image, folder, request.output_format, self._metadata(request, seed))
+        return Generated(path, seed, seconds, adapter_hit, prompt_hit)
 
     def _metadata(self, request: ImageRequest, seed: int) -> dict:
         """Everything needed to make the image again. At strength 0 that is the base alone: any finetune gives these bytes."""
@@ -100,6 +153,18 @@ class Generator:
         if request.finetune_strength == 0:
             del fields["finetune_id"]
         return fields
+
+    def _adapter(self, finetune_id: str) -> tuple[Finetune, PackedAdapter]:
+        """The finetune and its LoRA, from memory or else from the store."""
+        if served := self.adapters.get(finetune_id.lower()):
+            return served
+        finetune = self.store.fetch(finetune_id)
+        self._require_same_base(finetune)
+        try:
+            adapter = self.slot.pack(read_adapter(finetune.folder / WEIGHTS_NAME))
+        except ValueError as error:
+            raise ValueError(f"finetune_id: {finetune.id} does not fit {self.base.name}: {error}") from error
+        return _remember(self.adapters, finetune.id, (finetune, adapter))
 
     def _require_same_base(self, finetune: Finetune) -> None:
         if finetune.base["fingerprint"] != self.base.fingerprint:
@@ -109,17 +174,13 @@ class Generator:
                 f" {here.name} {here.version}. Set BASE_MODEL to the base it was trained on, or train it again."
             )
 
-    def _put_in_slot(self, finetune_id: str) -> Finetune:
-        """Fetch the finetune and copy it into the slot, unless it is there already."""
-        if self.loaded and self.loaded.id == finetune_id.lower():
-            return self.loaded
-        finetune = self.store.fetch(finetune_id)
-        self._require_same_base(finetune)
-        weights = adapter.read_adapter(finetune.folder / adapter.WEIGHTS_NAME)
-        self.loaded = None  # until all of it is in: a half-filled slot must not pass for any finetune
-        self.slot.load(weights)
-        self.loaded = finetune
-        return finetune
+    def _embeddings(self, prompt: str) -> TextEmbeddings:
+        """Of the prompt, from memory or else from the text encoders."""
+        text = self.prompts.get(prompt)
+        if text is None:
+            text = encode_texts(self.pipeline, [prompt], self.base.max_sequence_length)
+            _remember(self.prompts, prompt, text)
+        return text
 
     def _sizes(self, request: ImageRequest) -> tuple[Size, Size]:
         """The size to sample at and the size to return, in pixels."""
@@ -128,14 +189,55 @@ class Generator:
             width, height = ASPECT_RATIOS[request.aspect_ratio]
             size = native_size(width / height, self.base.sampling_side, multiple)
             return size, size
-        asked = tuple(round(side / CUSTOM_MULTIPLE) * CUSTOM_MULTIPLE for side in (request.width, request.height))
+        asked = tuple(math.floor(side / CUSTOM_MULTIPLE + 0.5) * CUSTOM_MULTIPLE for side in (request.width, request.height))
         area_side = min(self.base.largest_side, (asked[0] * asked[1]) ** 0.5)
         return native_size(asked[0] / asked[1], area_side, multiple), asked
 
 
-def write_image(image: Image.Image, output_format: str, metadata: dict) -> Path:
+def adapter_cache_bytes() -> int:
+    """How much memory recently used adapters may take: ``ADAPTER_CACHE_GB``.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    value = os.environ.get("ADAPTER_CACHE_GB", str(ADAPTER_CACHE_GB))
+    try:
+        gigabytes = float(value)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes < math.inf:
+        raise ValueError(f"ADAPTER_CACHE_GB: {value!r} is no number of gigabytes. Set one, such as {ADAPTER_CACHE_GB}.")
+    return int(gigabytes * 10**9)
+
+
+def compiles() -> bool:
+    """Whether to compile the transformer's blocks: ``COMPILE``, 1 or 0. A GPU earns the minutes back, a CPU hardly.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    value = os.environ.get("COMPILE", str(int(torch.cuda.is_available())))
+    if value not in ("0", "1"):
+        raise ValueError(f"COMPILE: {value!r} is neither 0 nor 1.")
+    return value == "1"
+
+
+@contextmanager
+def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
+
+
+def _remember(cache: LRUCache, key: str, value):
+    if cache.getsizeof(value) <= cache.maxsize:  # a larger one is used, not kept
+        cache[key] = value
+    return value
+
+
+def write_image(image: Image.Image, folder: Path | None, output_format: str, metadata: dict) -> Path:
     """Write a JPEG or PNG that carries, as JSON, everything needed to make it again."""
-    with tempfile.NamedTemporaryFile(prefix="image-", suffix=f".{output_format}", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="image-", suffix=f".{output_format}", delete=False) as file:
         if output_format == "png":
             text = PngInfo()
             text.add_text("finetune", json.dumps(metadata))

@@ -57,9 +57,9 @@ def _exchange_for_lora(
     full = probe_velocities(transformer, dataset, recipe.guidance)
     trained = {name: parameter.requires_grad_(False) for name, parameter in delta.deltas(transformer).items()}
     extraction = extract(trained, recipe.rank, recipe.seed)
-    slot = adapter.Slot(transformer, recipe.rank)
-    slot.load(extraction.weights)
-    distill(transformer, slot.parameters, dataset, scheduler, recipe)
+    adapter.add_adapter(transformer, recipe.rank, recipe.seed)
+    adapter.load_weights(transformer, extraction.weights)
+    distill(transformer, adapter.trainable_weights(transformer), dataset, scheduler, recipe)
     delta.remove_deltas(transformer)
 
     extracted = probe_velocities(transformer, dataset, recipe.guidance)

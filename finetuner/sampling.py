@@ -22,15 +22,20 @@ def native_size(aspect: float, side: int, multiple: int) -> Size:
     return tuple(max(1, round(length / multiple)) * multiple for length in (side * math.sqrt(aspect), side / math.sqrt(aspect)))
 
 
-def sample(pipeline: FluxPipeline, text: TextEmbeddings, size: Size, *, steps: int, guidance: float, seed: int) -> Image.Image:
-    """Make one image of ``size``. The noise is drawn on the CPU: a seed means the same picture on every device."""
-    return sample_batch(pipeline, text, size, steps=steps, guidance=guidance, seed=seed)[0]
-
-
-def sample_batch(
+def sample(
     pipeline: FluxPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seed: int
 ) -> list[Image.Image]:
-    """An image of each text at once, each from the noise that ``seed`` gives it alone."""
+    """An image of each text."""
+    return decode(pipeline, sample_latents(pipeline, texts, size, steps=steps, guidance=guidance, seed=seed), size)
+
+
+def sample_latents(
+    pipeline: FluxPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seed: int
+) -> torch.Tensor:
+    """The latents of an image of each text, each from the noise that ``seed`` gives it alone; packed: [N, tokens, 4 * channels].
+
+    The noise is drawn on the CPU: a seed means the same picture on every device.
+    """
     return pipeline(
         prompt_embeds=texts.embeds,
         pooled_prompt_embeds=texts.pooled,
@@ -39,4 +44,14 @@ def sample_batch(
         num_inference_steps=steps,
         guidance_scale=guidance,
         generator=[torch.Generator("cpu").manual_seed(seed) for _ in texts.embeds],
+        output_type="latent",
     ).images
+
+
+@torch.no_grad()
+def decode(pipeline: FluxPipeline, latents: torch.Tensor, size: Size) -> list[Image.Image]:
+    """The images of packed latents, as FluxPipeline decodes them."""
+    width, height = size
+    latents = FluxPipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+    latents = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
+    return pipeline.image_processor.postprocess(pipeline.vae.decode(latents, return_dict=False)[0])

@@ -12,7 +12,7 @@ from finetuner.adapter import set_strength
 from finetuner.base import Base
 from finetuner.encode import Size, TextEmbeddings
 from finetuner.recipe import FinetuneRequest, Recipe
-from finetuner.sampling import DEFAULT_GUIDANCE, native_size, sample_batch
+from finetuner.sampling import DEFAULT_GUIDANCE, native_size, sample
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 # A sheet may take a twentieth of the job. A LoRA step of FLUX.1-dev costs 45 TFLOP an image at 512 px, a forward 20, so that
@@ -60,7 +60,7 @@ def strength_sheet(pipeline: FluxPipeline, base: Base, recipe: Recipe, prompts: 
     columns = []
     for strength in STRENGTHS:
         set_strength(pipeline.transformer, strength)
-        columns.append(sample_batch(pipeline, texts, size, steps=SAMPLING_STEPS, guidance=DEFAULT_GUIDANCE, seed=SEED))
+        columns.append(sample(pipeline, texts, size, steps=SAMPLING_STEPS, guidance=DEFAULT_GUIDANCE, seed=SEED))
     return Sheet(prompts, [list(row) for row in zip(*columns, strict=True)])
 
 

@@ -11,8 +11,10 @@ from diffusers import FluxTransformer2DModel
 from PIL import Image
 
 from finetuner import adapter
+from finetuner.base import Base
 from finetuner.plan import Plan
 from finetuner.recipe import Recipe
+from finetuner.store import Store
 
 PLAN = Plan("float32", checkpointing=False, micro_batch=4, accumulation=1, peak_bytes=0)
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -57,3 +59,10 @@ def random_adapter(transformer: FluxTransformer2DModel, rank: int, seed: int = 0
         weights[f"{name}.lora_A.weight"] = 0.1 * torch.randn(rank, linear.in_features, generator=generator)
         weights[f"{name}.lora_B.weight"] = 0.05 * torch.randn(linear.out_features, rank, generator=generator)
     return weights
+
+
+def publish(store: Store, base: Base, weights: dict[str, torch.Tensor], rank: int, trained_on: dict | None = None) -> str:
+    """Put a finetune of these weights into the store, as a training does. Returns its id."""
+    with store.staging("job") as staged:
+        adapter.save_adapter(weights, rank, staged)
+        return store.publish(staged, {"base": trained_on or base.describe(), "inputs": {"trigger_word": "TOK"}}).id

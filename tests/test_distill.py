@@ -15,8 +15,9 @@ def test_distillation_brings_the_lora_nearer_to_the_full_fine_tune(transformer, 
         parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
         parameter.requires_grad_(False)
     full = probe_velocities(transformer, dataset, 1.0)
-    slot = adapter.Slot(transformer, 4)
-    slot.load(extract(deltas, 4, seed=0).weights)
+    adapter.add_adapter(transformer, 4, seed=0)
+    adapter.load_weights(transformer, extract(deltas, 4, seed=0).weights)
+    lora = adapter.trainable_weights(transformer)
 
     def distance() -> float:
         adapter.set_strength(transformer, 1.0)
@@ -25,7 +26,7 @@ def test_distillation_brings_the_lora_nearer_to_the_full_fine_tune(transformer, 
 
     extracted = distance()
     before = {name: parameter.clone() for name, parameter in deltas.items()}
-    distill(transformer, slot.parameters, dataset, scheduler, make_recipe(distillation_steps=60, distillation_rate=3e-3))
+    distill(transformer, lora, dataset, scheduler, make_recipe(distillation_steps=60, distillation_rate=3e-3))
     assert distance() < 0.9 * extracted
     assert all(torch.equal(before[name], parameter) for name, parameter in deltas.items())
     assert not any(parameter.requires_grad for parameter in transformer.parameters())

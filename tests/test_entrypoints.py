@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cog
@@ -9,6 +10,7 @@ import pytest
 
 import predict
 import train
+from finetuner.generate import Generated
 from finetuner.store import Finetune
 
 PROJECT = Path(__file__).parent.parent
@@ -40,24 +42,24 @@ PREDICTION = {
 
 
 class GeneratorWithoutModel:
-    """Writes a file for each request; fails where the prompt says so."""
+    """Writes a file for each request; fails where the prompt says so, after it has begun one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.requests = []
 
-    def generate(self, request) -> Path:
+    def generate(self, request, folder: Path) -> Generated:
         self.requests.append(request)
+        file = folder / f"{len(self.requests)}.png"
+        file.write_bytes(b"image")
         if request.prompt == "fail":
             raise ValueError("prompt: fails")
-        file = self.folder / f"{len(self.requests)}.png"
-        file.write_bytes(b"image")
-        return file
+        return Generated(file, 7, {"fetch": 0.1, "sampling": 2.0}, adapter_hit=True, prompt_hit=False)
 
 
 @pytest.fixture
 def predictor(tmp_path, monkeypatch):
-    monkeypatch.setattr(predict.Generator, "open", lambda: GeneratorWithoutModel(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(predict.Generator, "open", GeneratorWithoutModel)
     predictor = predict.Predictor()
     predictor.setup()
     return predictor
@@ -97,11 +99,15 @@ def test_an_image_is_kept_until_the_next_request(predictor, tmp_path):
     first = predictor.run(**PREDICTION)
     assert first.exists()
     second = predictor.run(**PREDICTION)
-    assert list(tmp_path.iterdir()) == [second]
+    assert files_in(tmp_path) == [second]
     with pytest.raises(ValueError, match="prompt"):
         predictor.run(**PREDICTION | {"prompt": "fail"})
-    assert list(tmp_path.iterdir()) == []
-    assert predictor.run(**PREDICTION).exists()
+    third = predictor.run(**PREDICTION)
+    assert files_in(tmp_path) == [third]
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_the_log_shows_the_library_and_no_one_else():

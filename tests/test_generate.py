@@ -1,16 +1,21 @@
 import dataclasses
+import io
 import json
 import logging
+import re
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import FluxPipeline
-from helpers import random_adapter
+from helpers import publish, random_adapter
 from PIL import Image
 
-from finetuner import adapter
+from finetuner.adapter import WEIGHTS_NAME
 from finetuner.generate import EXIF_IFD, EXIF_USER_COMMENT, Generator, ImageRequest
 from finetuner.sampling import ASPECT_RATIOS
+from finetuner.slot import PackedAdapter
 from finetuner.store import Store
 
 PROMPT = "a fox, TOK style"
@@ -21,16 +26,14 @@ def store(tmp_path_factory) -> Store:
     return Store(tmp_path_factory.mktemp("finetunes"))
 
 
-def publish(store: Store, base, seed: int, rank: int = 32, trained_on: dict | None = None) -> str:
+def publish_random(store: Store, base, seed: int, rank: int = 32, **facts) -> str:
     """A finetune of random weights, strong enough to change every picture."""
-    with store.staging("job") as staged:
-        adapter.save_adapter(random_adapter(base.load_transformer(), rank, seed), rank, staged)
-        return store.publish(staged, {"base": trained_on or base.describe(), "inputs": {"trigger_word": "TOK"}}).id
+    return publish(store, base, random_adapter(base.load_transformer(), rank, seed), rank, **facts)
 
 
 @pytest.fixture(scope="module")
 def finetunes(store, base) -> list[str]:
-    return [publish(store, base, seed=1), publish(store, base, seed=2, rank=16)]
+    return [publish_random(store, base, seed=1), publish_random(store, base, seed=2, rank=16)]
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +47,15 @@ def request(finetune_id: str, **changes) -> ImageRequest:
 
 
 def make(generator: Generator, finetune_id: str, **changes) -> bytes:
-    path = generator.generate(request(finetune_id, **changes))
+    path = generator.generate(request(finetune_id, **changes)).path
     data = path.read_bytes()
     path.unlink()
     return data
 
 
 def picture(generator: Generator, finetune_id: str, **changes) -> Image.Image:
-    path = generator.generate(request(finetune_id, **changes))
-    image = Image.open(path)
+    image = Image.open(io.BytesIO(make(generator, finetune_id, **changes)))
     image.load()
-    path.unlink()
     return image
 
 
@@ -94,8 +95,12 @@ def test_a_request_gives_the_same_bytes_whatever_was_served_before(generator, fi
     assert make(generator, finetunes[0], finetune_strength=0.7) == first
 
 
-def test_a_new_seed_is_drawn_where_none_is_given(generator, finetunes):
-    assert make(generator, finetunes[0], seed=None) != make(generator, finetunes[0], seed=None)
+def test_a_new_seed_is_drawn_where_none_is_given_and_logged(generator, finetunes, caplog):
+    caplog.set_level(logging.INFO, "finetuner")
+    assert make(generator, finetunes[0], seed=None, steps=1) != make(generator, finetunes[0], seed=None, steps=1)
+    seeds = [record.args[0] for record in caplog.records if record.msg.startswith("Seed")]
+    assert make(generator, finetunes[0], seed=seeds[0], steps=1) != make(generator, finetunes[0], seed=seeds[1], steps=1)
+    assert caplog.text.count(f"Seed: {seeds[0]}") == 2
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpg"])
@@ -122,11 +127,12 @@ def test_every_documented_aspect_ratio_is_made_at_the_area_the_base_knows(genera
     assert abs(width - height * wanted[0] / wanted[1]) <= multiple
 
 
-def test_a_custom_size_is_the_size_of_the_picture_rounded_to_32(generator, finetunes, caplog):
+@pytest.mark.parametrize(("asked", "made"), [((500, 330), (512, 320)), ((272, 1440), (288, 1440)), ((1440, 256), (1440, 256))])
+def test_a_custom_size_is_the_size_of_the_picture_rounded_to_32(generator, finetunes, caplog, asked, made):
     caplog.set_level(logging.INFO, "finetuner")
-    image = picture(generator, finetunes[0], aspect_ratio="custom", width=500, height=330, steps=1)
-    assert image.size == (512, 320)
-    assert "enlarged to 512 x 320" in caplog.text
+    image = picture(generator, finetunes[0], aspect_ratio="custom", width=asked[0], height=asked[1], steps=1)
+    assert image.size == made
+    assert f"enlarged to {made[0]} x {made[1]}" in caplog.text
 
 
 def test_jpeg_keeps_the_colours_of_flat_areas(generator, finetunes):
@@ -140,7 +146,7 @@ def test_jpeg_keeps_the_colours_of_flat_areas(generator, finetunes):
 
 def test_a_finetune_of_another_base_is_refused_by_both_names(generator, store, base):
     krea = {"name": "FLUX.1-Krea-dev", "version": "1.0", "fingerprint": "0" * 64}
-    other = publish(store, base, seed=3, trained_on=krea)
+    other = publish_random(store, base, seed=3, trained_on=krea)
     with pytest.raises(ValueError, match=rf"^finetune_id: .*FLUX.1-Krea-dev 1.0.*{base.name}.*BASE_MODEL"):
         generator.generate(request(other))
 
@@ -156,8 +162,140 @@ def test_a_prompt_without_the_trigger_word_is_answered_with_a_warning(generator,
         ({"prompt": " "}, "^prompt: "),
         ({"aspect_ratio": "custom", "width": 512}, "^width, height: "),
         ({"aspect_ratio": "2:1"}, "^aspect_ratio: "),
+        ({"seed": 2**64}, "^seed: "),
     ],
 )
 def test_a_request_that_cannot_be_met_says_why(fields, message):
     with pytest.raises(ValueError, match=message):
         request("8f14e45f-ceea-467f-a8f0-1d0a1a3f1c2b", **fields)
+
+
+@pytest.mark.parametrize("finetune_id", ["../../etc/passwd", "8f14e45f", "", "8f14e45f-ceea-467f-a8f0-1d0a1a3f1c2b"])
+def test_an_unknown_finetune_is_refused(generator, finetune_id):
+    with pytest.raises(ValueError, match="^finetune_id: "):
+        generator.generate(request(finetune_id))
+
+
+def flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-1])])
+def test_a_damaged_finetune_is_refused_by_the_name_of_its_file(generator, store, base, damage):
+    damaged = publish_random(store, base, seed=4)
+    damage(store.folder / damaged / WEIGHTS_NAME)
+    with pytest.raises(ValueError, match=rf"^finetune_id: {WEIGHTS_NAME} of {damaged} is missing or damaged"):
+        generator.generate(request(damaged))
+
+
+def test_a_finetune_of_the_wrong_shape_is_refused(generator, store, base, transformer):
+    other = publish(store, base, random_adapter(transformer, 16), 16)
+    with pytest.raises(ValueError, match=rf"^finetune_id: {other} does not fit {base.name}: "):
+        generator.generate(request(other))
+
+
+def test_a_finetune_that_takes_the_base_out_of_range_fails_and_harms_no_one(generator, store, base, finetunes):
+    weights = random_adapter(base.load_transformer(), 16)
+    name = min(weights)
+    broken = publish(store, base, weights | {name: torch.full_like(weights[name], torch.inf)}, 16)
+    before = make(generator, finetunes[0])
+    with pytest.raises(FloatingPointError, match=r"^finetune_strength: at 0.5 finetune .* Lower it"):
+        generator.generate(request(broken, finetune_strength=0.5))
+    assert make(generator, broken, finetune_strength=0.0) == make(generator, finetunes[0], finetune_strength=0.0)
+    assert make(generator, finetunes[0]) == before
+
+
+class Cancelled(BaseException):
+    """As Cog's."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, KeyboardInterrupt, Cancelled])
+def test_an_error_while_sampling_leaves_the_slot_empty(generator, finetunes, error):
+    before = make(generator, finetunes[0])
+
+    def fail(*_):
+        raise error
+
+    with generator.pipeline.transformer.single_transformer_blocks[0].register_forward_hook(fail), pytest.raises(error):
+        generator.generate(request(finetunes[1]))
+    assert generator.slot.loaded is None
+    assert not generator.slot.a.any() and not generator.slot.b.any()
+    assert make(generator, finetunes[0]) == before
+
+
+def test_an_error_while_loading_leaves_the_slot_empty(generator, finetunes):
+    before = make(generator, finetunes[0])
+    finetune, whole = generator.adapters[finetunes[0]]
+    generator.adapters[finetune.id] = finetune, PackedAdapter(whole.a * 2, whole.b[:, :-1])
+    with pytest.raises(RuntimeError):
+        generator.generate(request(finetune.id))
+    assert generator.slot.loaded is None and not generator.slot.a.any()
+    generator.adapters[finetune.id] = finetune, whole
+    assert make(generator, finetune.id) == before
+
+
+def test_a_prompt_is_encoded_once_for_all_strengths_and_seeds(generator, finetunes):
+    encoded = []
+    with generator.pipeline.text_encoder_2.register_forward_hook(lambda *_: encoded.append(1)):
+        hits = [
+            generator.generate(
+                request(finetune, prompt="TOK, an owl", seed=seed, finetune_strength=seed / 2, steps=1)
+            ).prompt_hit
+            for seed, finetune in enumerate([*finetunes, *finetunes])
+        ]
+        assert hits == [False, True, True, True] and len(encoded) == 1
+        make(generator, finetunes[0], prompt="TOK, two owls", steps=1)
+        assert len(encoded) == 2
+
+
+def test_cached_prompts_are_bounded(generator, finetunes):
+    for number in range(3):
+        make(generator, finetunes[0], prompt=f"TOK, {number} owls", steps=1)
+    size = generator.prompts.currsize / len(generator.prompts)
+    assert size == generator.base.max_sequence_length * 96 * 4 + 96 * 4  # float32 [length, width] and [width]
+    assert generator.prompts.maxsize < 2**30
+
+
+def test_the_adapters_used_last_stay_in_memory_within_the_budget(base, store, finetunes, monkeypatch):
+    three = [finetunes[0], publish_random(store, base, seed=5), publish_random(store, base, seed=6)]
+    one = file_size(store, finetunes[0])
+    monkeypatch.setenv("ADAPTER_CACHE_GB", str(2.5 * one / 1e9))
+    generator = Generator(base, store)
+    hits = {name: [] for name in three}
+    for index in (0, 1, 0, 2, 0, 1):  # 2 takes the place of 1, which was used before 0
+        hits[three[index]].append(generator.generate(request(three[index].upper(), steps=1)).adapter_hit)
+    assert hits == {three[0]: [False, True, True], three[1]: [False, False], three[2]: [False]}
+
+    generator.adapters = type(generator.adapters)(one / 2, getsizeof=generator.adapters.getsizeof)
+    assert not generator.generate(request(three[0], steps=1)).adapter_hit
+    assert not generator.adapters
+
+
+def file_size(store: Store, finetune_id: str) -> int:
+    return (store.folder / finetune_id / WEIGHTS_NAME).stat().st_size
+
+
+@pytest.mark.parametrize(("name", "value"), [("ADAPTER_CACHE_GB", "much"), ("ADAPTER_CACHE_GB", "-1"), ("COMPILE", "yes")])
+def test_a_wrong_variable_is_refused_by_name_before_anything_is_loaded(base, store, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(type(base), "load_pipeline", lambda _: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=f"^{name}: '{value}'"):
+        Generator(base, store)
+
+
+def test_a_picture_comes_with_its_seed_the_seconds_of_each_phase_and_a_bar(generator, finetunes, capsys):
+    started = time.perf_counter()
+    made = generator.generate(request(finetunes[0], steps=3))
+    passed = time.perf_counter() - started
+    made.path.unlink()
+    assert made.seed == 5
+    assert list(made.seconds) == ["fetch", "encode", "sampling", "decode"]
+    assert 0.5 * passed < sum(made.seconds.values()) <= passed
+    assert re.search(r"Sampling: 100%.* 3/3 ", capsys.readouterr().err)
+
+
+def test_an_image_goes_into_the_folder_that_is_named(generator, finetunes, tmp_path):
+    made = generator.generate(request(finetunes[0], steps=1), tmp_path)
+    assert list(tmp_path.iterdir()) == [made.path]

@@ -60,7 +60,7 @@ def test_the_sheet_shows_what_predictions_draw_at_each_strength_beginning_with_t
 
     def drawn(row: int) -> np.ndarray:
         text = TextEmbeddings(texts.embeds[row : row + 1], texts.pooled[row : row + 1])
-        return np.array(sample(pipeline, text, (64, 64), steps=4, guidance=DEFAULT_GUIDANCE, seed=SEED), dtype=int)
+        return np.array(sample(pipeline, text, (64, 64), steps=4, guidance=DEFAULT_GUIDANCE, seed=SEED)[0], dtype=int)
 
     before = [drawn(row) for row in range(2)]
     slot.load(random_adapter(base.load_transformer(), rank=4))

@@ -21,7 +21,11 @@ def start_server(tmp_path_factory) -> Iterator[Callable[..., Server]]:
 
         def start(mode: str, **environment: str) -> Server:
             log = tmp_path_factory.mktemp(mode) / "server.log"
-            defaults = {"BASE_MODEL": os.environ.get("BASE_MODEL", EMBEDDED), "FINETUNE_STORE": str(store)}
+            defaults = {
+                "BASE_MODEL": os.environ.get("BASE_MODEL", EMBEDDED),
+                "FINETUNE_STORE": str(store),
+                "TMPDIR": str(tmp_path_factory.mktemp("temporary")),  # its own, to see what it leaves there
+            }
             return running.enter_context(Server(mode, log, defaults | environment))
 
         yield start

@@ -1,0 +1,204 @@
+"""What serving costs: ratios of times measured side by side in one run, so that they hold on a busy or a slow machine too."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from finetuner import adapter
+from finetuner.base import Base, choose_base
+from finetuner.encode import Size
+from finetuner.generate import Generator, ImageRequest
+from finetuner.sampling import native_size
+from finetuner.slot import PackedAdapter, Slot
+from finetuner.store import Store
+
+STEPS = 20
+REQUESTS = 9
+REPEATS = 40
+RANK = 32
+PROMPT = "a fox, TOK style"
+# The counter does not know the in-place operation by itself.
+IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
+
+
+def run() -> str:
+    """Measure on the base that BASE_MODEL chooses, on one thread. Returns a section in Markdown."""
+    torch.set_num_threads(1)
+    base = choose_base()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        finetunes = [publish(store, base, seed) for seed in (1, 2)]
+        generator, bare = Generator(base, store), base.load_pipeline()
+        bare.set_progress_bar_config(disable=True)
+        rows = [*requests(generator, bare, finetunes[0]), *steps(generator, bare, finetunes), *floating_point(bare)]
+    lines = [f"| {what} | {ratio:.3f} | {target} |" for what, ratio, target in rows]
+    return "\n".join(
+        [
+            "## Prediction",
+            "",
+            f"{base.name} at {base.sampling_side} px on one thread of a {bare.device.type.upper()}, {STEPS} steps a request; medians"
+            f" over {REQUESTS} requests and {REPEATS} steps, what is compared being measured in turn.",
+            "",
+            "| | ratio | target |",
+            "|---|---|---|",
+            *lines,
+            "",
+        ]
+    )
+
+
+def publish(store: Store, base: Base, seed: int) -> str:
+    """A finetune of random weights, small enough to leave a picture."""
+    transformer = base.load_transformer()
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name in adapter.target_names(transformer):
+        linear = transformer.get_submodule(name)
+        weights[f"{name}.lora_A.weight"] = 0.02 * torch.randn(RANK, linear.in_features, generator=generator)
+        weights[f"{name}.lora_B.weight"] = 0.02 * torch.randn(linear.out_features, RANK, generator=generator)
+    with store.staging("job") as staged:
+        adapter.save_adapter(weights, RANK, staged)
+        return store.publish(staged, {"base": base.describe(), "inputs": {"trigger_word": "TOK"}}).id
+
+
+def requests(generator: Generator, bare: FluxPipeline, finetune_id: str) -> list[tuple[str, float, str]]:
+    """Whole requests, from the prompt to the file, against FluxPipeline's call, from the prompt to the image."""
+    size = native_size(1.0, generator.base.sampling_side, generator.base.size_multiple)
+    numbers = itertools.count()  # in the prompts, so that none is cached unless it is to be
+
+    def ours(prompt: str) -> None:
+        request = ImageRequest(prompt, finetune_id, steps=STEPS, seed=0, output_format="png")
+        generator.generate(request).path.unlink()
+
+    def theirs() -> None:
+        bare(
+            f"{PROMPT} {next(numbers)}",
+            width=size[0],
+            height=size[1],
+            num_inference_steps=STEPS,
+            guidance_scale=3.0,
+            max_sequence_length=generator.base.max_sequence_length,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    fresh, cached, reference = interleaved(REQUESTS, lambda: ours(f"{PROMPT} {next(numbers)}"), lambda: ours(PROMPT), theirs)
+    return [
+        ("a request, to the bare FluxPipeline call without a LoRA", ratio(fresh, reference), "1.10"),
+        ("the same with a prompt that came before", ratio(cached, reference), ""),
+    ]
+
+
+def steps(generator: Generator, bare: FluxPipeline, finetunes: list[str]) -> list[tuple[str, float, str]]:
+    """One step of the transformer with the slot and with peft's layers, and what changes between requests, to a bare step."""
+    peft = copy.deepcopy(bare.transformer)
+    adapter.add_adapter(peft, RANK, seed=0)
+    peft.requires_grad_(False)
+    size = native_size(1.0, generator.base.sampling_side, generator.base.size_multiple)
+    inputs = step_inputs(bare.transformer, tokens(bare, size), generator.base.max_sequence_length)
+    slot, adapters = generator.slot, [fetch(generator, finetune) for finetune in finetunes]
+    strengths = (1 + number / 1000 for number in itertools.count(1))
+
+    with torch.no_grad():
+        bare_step, with_slot, with_peft, switched, _, strength, cold = interleaved(
+            REPEATS,
+            lambda: bare.transformer(**inputs),
+            lambda: generator.pipeline.transformer(**inputs),
+            lambda: peft(**inputs),
+            lambda: slot.load(adapters[1], 1.0),
+            lambda: slot.load(adapters[0], 1.0),
+            lambda: slot.load(adapters[0], next(strengths)),
+            lambda: fetch(generator, finetunes[0]),
+        )
+    return [
+        ("a step with the slot, to a bare step", ratio(with_slot, bare_step), ""),
+        ("a step with peft's layers, to a bare step", ratio(with_peft, bare_step), ""),
+        ("another strength, to a bare step", ratio(strength, bare_step), "0.05"),
+        ("another finetune from memory, to a bare step", ratio(switched, bare_step), "0.05"),
+        ("another finetune from the disk, checked, to a bare step", ratio(cold, bare_step), ""),
+    ]
+
+
+def fetch(generator: Generator, finetune_id: str) -> PackedAdapter:
+    """The finetune's LoRA, from the store's folder: checked, read and laid out."""
+    finetune = generator.store.fetch(finetune_id)
+    return generator.slot.pack(adapter.read_adapter(finetune.folder / adapter.WEIGHTS_NAME))
+
+
+def floating_point(bare: FluxPipeline) -> list[tuple[str, float, str]]:
+    """Floating-point operations of a step with the slot, to those of a bare one. FLUX.1-dev without weights, at 1024 px."""
+    with torch.device("meta"):
+        flux = FluxTransformer2DModel(num_layers=19, num_single_layers=38, guidance_embeds=True).requires_grad_(False)
+    small = copy.deepcopy(bare.transformer).to("meta")
+    return [
+        ("FLOPs with the slot, this base", flops_ratio(small, 64, 32), ""),
+        ("FLOPs with the slot, FLUX.1-dev at 1024 px", flops_ratio(flux, 4096, 512), ""),
+    ]
+
+
+def flops_ratio(transformer: FluxTransformer2DModel, image_tokens: int, text_tokens: int) -> float:
+    counts = []
+    for prepare in (lambda: None, lambda: Slot(transformer, RANK)):
+        prepare()
+        with (
+            FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter,
+            torch.no_grad(),
+        ):
+            transformer(**step_inputs(transformer, image_tokens, text_tokens))
+        counts.append(counter.get_total_flops())
+    return counts[1] / counts[0]
+
+
+def tokens(pipeline: FluxPipeline, size: Size) -> int:
+    return size[0] * size[1] // (2 * pipeline.vae_scale_factor) ** 2
+
+
+def step_inputs(transformer: FluxTransformer2DModel, image_tokens: int, text_tokens: int) -> dict:
+    """Random ones of a batch of one: what they are does not change what a step takes."""
+    place = {"device": transformer.device, "dtype": transformer.dtype}
+    config = transformer.config
+    return {
+        "hidden_states": torch.randn(1, image_tokens, config.in_channels, **place),
+        "encoder_hidden_states": torch.randn(1, text_tokens, config.joint_attention_dim, **place),
+        "pooled_projections": torch.randn(1, config.pooled_projection_dim, **place),
+        "timestep": torch.full((1,), 0.5, **place),
+        "guidance": torch.full((1,), 3.0, **place),
+        "img_ids": torch.zeros(image_tokens, 3, **place),
+        "txt_ids": torch.zeros(text_tokens, 3, **place),
+    }
+
+
+def interleaved(repeats: int, *calls: Callable[[], object]) -> list[list[float]]:
+    """Seconds of each call, one after the other in every repeat; a first round is not counted.
+
+    Without a GPU they are seconds of the processor, in which other programs do not count.
+    """
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    seconds = [[] for _ in calls]
+    for repeat in range(repeats + 1):
+        for call, spent in zip(calls, seconds, strict=True):
+            started = clock()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat:
+                spent.append(clock() - started)
+    return seconds
+
+
+def ratio(times: list[float], reference: list[float]) -> float:
+    """The median of the ratios of each repeat: a machine that slows down for a while slows both."""
+    return statistics.median(a / b for a, b in zip(times, reference, strict=True))
+
+
+if __name__ == "__main__":
+    print(run())
