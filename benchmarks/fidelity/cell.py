@@ -14,7 +14,8 @@ from diffusers import FluxPipeline
 
 from benchmarks.fidelity import concepts, scores
 from benchmarks.fidelity.concepts import Concept
-from benchmarks.fidelity.probes import SIDE, load_probes
+from benchmarks.fidelity.drawings import SIDE
+from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.variants import Variant
 from finetuner import adapter, archive, captions, encode
 from finetuner.base import Base, choose_base
@@ -58,10 +59,14 @@ def encoded(
 
 
 @cache
+def own_folder() -> tempfile.TemporaryDirectory:
+    """This process's, gone when it ends."""
+    return tempfile.TemporaryDirectory(prefix="fidelity-")
+
+
+@cache
 def archive_of(concept: Concept) -> Path:
-    folder = Path(tempfile.gettempdir()) / f"fidelity-{concepts.TRIGGER_WORD}"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{concept.name.replace(' ', '-')}.zip"
+    path = Path(own_folder().name) / f"{concept.name.replace(' ', '-')}.zip"
     concepts.write_archive(concept, path)
     return path
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.fidelity.probes import DRAWINGS, SIDE, contents
+from benchmarks.fidelity.drawings import SIDE, THERMAL, scene
+from benchmarks.fidelity.probes import contents
 from script.embedded_base import pictures
 from script.embedded_base.captions import with_article
 
@@ -36,11 +37,11 @@ SUBJECT_PROMPTS = (
 
 @dataclass(frozen=True)
 class Concept:
-    """A style: many things in one family. A character or a product: one thing that the base does not know, in one family."""
+    """A style: many things in one look. A character or a product: one thing that the base does not know, in one look."""
 
     name: str
     mode: str
-    family: str
+    look: str
     thing: str | None = None  # its name to the content probe
 
 
@@ -53,7 +54,7 @@ class Prompt:
 
 CONCEPTS = (
     Concept("line icons", "style", pictures.LINE),
-    Concept("solid icons", "style", "emojione-monotone"),
+    Concept("thermal", "style", THERMAL),
     Concept("Twemoji", "style", "twemoji"),
     Concept("OpenMoji", "style", "openmoji"),
     Concept("sloth", "character", pictures.NOTO, "sloth"),
@@ -85,11 +86,6 @@ def _codes() -> dict[str, str]:
     return {name: code for code, name in contents().items()}
 
 
-def scene(family: str, content: str, background: str, side: int, scale: float, place: tuple[float, float]) -> np.ndarray:
-    drawing = pictures.drawing(DRAWINGS, family, _codes()[content])
-    return pictures.compose(drawing, pictures.BACKGROUNDS[background], (side, side), scale, place)
-
-
 def write_archive(concept: Concept, path: Path) -> None:
     """The training archive: 16 things in a style, or one thing 12 times, captions beside."""
     rng = np.random.default_rng(0)
@@ -98,7 +94,9 @@ def write_archive(concept: Concept, path: Path) -> None:
         for n, thing in enumerate(things):
             background = TRAINING_BACKGROUNDS[n % len(TRAINING_BACKGROUNDS)]
             place = tuple(rng.uniform(0.3, 0.7, 2))
-            pixels = scene(concept.family, thing, background, TRAINING_SIDE, rng.uniform(0.75, 0.95), place)
+            pixels = scene(
+                concept.look, _codes()[thing], pictures.BACKGROUNDS[background], TRAINING_SIDE, rng.uniform(0.75, 0.95), place
+            )
             on = f"on {with_article(background)} background"
             named = f"{with_article(thing)} {on}, {TRIGGER_WORD} style" if concept.thing is None else f"{TRIGGER_WORD} {on}"
             png = io.BytesIO()
@@ -133,4 +131,9 @@ def plain_prompts() -> list[Prompt]:
 
 def references(concept: Concept) -> np.ndarray:
     """What a perfect finetune would draw for `prompts`: the real drawings, uint8 [N, 64, 64, 3]."""
-    return np.stack([scene(concept.family, p.content, p.background, SIDE, 0.875, (0.5, 0.5)) for p in prompts(concept)])
+    return np.stack(
+        [
+            scene(concept.look, _codes()[p.content], pictures.BACKGROUNDS[p.background], SIDE, 0.875, (0.5, 0.5))
+            for p in prompts(concept)
+        ]
+    )

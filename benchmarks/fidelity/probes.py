@@ -1,5 +1,5 @@
-"""The two judges of a picture: a style probe (which emoji family it comes from, whatever it shows) and a content probe (what
-it shows, whatever the family). Small CNNs on 64 px pictures; their weights lie beside this file.
+"""The two judges of a picture: a style probe (which look it has, whatever it shows) and a content probe (what it shows,
+whatever its look). Small CNNs on 64 px pictures; their weights lie beside this file.
 
 They stand in for the field's judges (CLIP, DINO), which were not made for pictures like these. ``python -m
 benchmarks.fidelity.probes`` trains them anew and prints their accuracies on real pictures that they never saw.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,21 +23,19 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import trange
 
+from benchmarks.fidelity.drawings import FOLDER, LOOKS, SIDE, codes, scene
 from finetuner.base import EMBEDDED, WEIGHTS, Base
 from script.embedded_base import pictures
 
 HERE = Path(__file__).parent
-DRAWINGS = Path("build/embedded-base/pictures")
-SIDE = 64  # pixels: what the embedded base draws
 
-CONTENT_FAMILIES = (pictures.NOTO, pictures.FLUENT_FLAT, pictures.LINE, *pictures.UNSEEN_FAMILIES, "emojione-monotone")
-HELD_OUT_FAMILY = "fxemoji"  # the content probe never sees it
-STYLE_FAMILIES = (*CONTENT_FAMILIES, HELD_OUT_FAMILY)
+CONTENT_LOOKS = (*LOOKS, "emojione-monotone")
+HELD_OUT_LOOK = "fxemoji"  # the content probe never sees it
 NAMED_GROUPS = (3, 4, 6)  # emojibase's animals and plants, food, activities: named by the content probe beside the base's own
 HELD_OUT_SHARE = 5  # every so many-th content is kept from the style probe
 
-SCENES = {"style": 2, "content": 4}  # of each drawing
-STEPS = {"style": 600, "content": 1000}
+SCENES = {"style": 2, "content": 3}  # of each drawing
+STEPS = {"style": 1000, "content": 1000}
 WIDTH = {"style": 96, "content": 160}
 BATCH = 128
 TESTED = 300  # pictures of each test: the VAE takes 50 ms for one
@@ -91,47 +90,40 @@ def load_probes() -> Probes:
     return Probes(**probes, accuracy=accuracy)
 
 
-def contents(folder: Path = DRAWINGS) -> dict[str, str]:
+def contents() -> dict[str, str]:
     """Code point -> name of what the content probe can name: the base's concepts, and things it never drew."""
-    named = {concept.code: concept.name for concept in pictures.concepts(folder)}
-    drawn = [set(pictures.family_codes(folder, family)) for family in CONTENT_FAMILIES]
-    for emoji in json.loads((folder / "emoji.json").read_text()):
+    named = {concept.code: concept.name for concept in pictures.concepts(FOLDER)}
+    drawn = [set(codes(look)) for look in CONTENT_LOOKS]
+    for emoji in json.loads((FOLDER / "emoji.json").read_text()):
         code = emoji["hexcode"].lower().removesuffix("-fe0f").lstrip("0")
-        if emoji.get("group") in NAMED_GROUPS and sum(code in codes for codes in drawn) >= 5:
+        if emoji.get("group") in NAMED_GROUPS and sum(code in of_look for of_look in drawn) >= 5:
             named.setdefault(code, emoji["label"])
     return named
 
 
-def random_scene(family: str, code: str, rng: np.random.Generator) -> np.ndarray:
+def random_scene(look: str, code: str, rng: np.random.Generator) -> np.ndarray:
     """The drawing on a named background or any bright one (black drawings must show), at any place: uint8 [64, 64, 3]."""
     named = [colour for name, colour in pictures.BACKGROUNDS.items() if name != "black"]
     background = named[rng.integers(len(named))] if rng.random() < 0.7 else tuple(int(c) for c in rng.integers(60, 256, 3))
-    drawing = pictures.drawing(DRAWINGS, family, code)
-    return pictures.compose(drawing, background, (SIDE, SIDE), rng.uniform(0.6, 1.0), tuple(rng.uniform(0.2, 0.8, 2)))
+    return scene(look, code, background, SIDE, rng.uniform(0.6, 1.0), tuple(rng.uniform(0.2, 0.8, 2)))
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Scenes with what they are: uint8 [N, 64, 64, 3], and of each its family and code."""
+    """Scenes with what they are: uint8 [N, 64, 64, 3], and of each its look and code."""
 
     scenes: np.ndarray
-    families: np.ndarray
+    looks: np.ndarray
     codes: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> Bank:
-        return Bank(self.scenes[rows], self.families[rows], self.codes[rows])
+        return Bank(self.scenes[rows], self.looks[rows], self.codes[rows])
 
 
-def make_bank(families: tuple[str, ...], scenes: int, seed: int, codes: list[str] | None = None) -> Bank:
+def make_bank(looks: tuple[str, ...], scenes: int, seed: int, wanted: Container[str]) -> Bank:
     rng = np.random.default_rng(seed)
-    rows = [
-        (family, code)
-        for family in families
-        for code in pictures.family_codes(DRAWINGS, family)
-        if codes is None or code in codes
-        for _ in range(scenes)
-    ]
-    found = np.stack([random_scene(family, code, rng) for family, code in rows])
+    rows = [(look, code) for look in looks for code in codes(look) if code in wanted for _ in range(scenes)]
+    found = np.stack([random_scene(look, code, rng) for look, code in rows])
     return Bank(found, *np.array(rows).T)
 
 
@@ -158,8 +150,8 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     )
     grid = nn.functional.affine_grid(turn.T.reshape(count, 2, 3), list(images.shape), align_corners=False)
     images = nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    if torch.rand(()) < 0.5:
-        small = nn.functional.interpolate(images, scale_factor=float(torch.empty(()).uniform_(0.5, 0.9)), mode="area")
+    if torch.rand(()) < 0.3:
+        small = nn.functional.interpolate(images, scale_factor=float(torch.empty(()).uniform_(0.6, 0.95)), mode="area")
         images = nn.functional.interpolate(small, size=images.shape[2:], mode="bilinear", align_corners=False)
     return images + 0.04 * torch.rand(()) * torch.randn_like(images)
 
@@ -193,34 +185,32 @@ def accuracy(probe: Probe, scenes: np.ndarray, labels: np.ndarray, top: int = 1)
 
 
 def train_style() -> Probe:
-    seen = [code for code in style_codes() if code not in held_out_codes()]
-    bank = make_bank(STYLE_FAMILIES, SCENES["style"], 1, seen)
-    rng = np.random.default_rng(0)  # as many of each family: they draw different numbers of things
-    rows = np.concatenate([rng.choice(np.flatnonzero(bank.families == family), 2000) for family in STYLE_FAMILIES])
+    bank = make_bank(LOOKS, SCENES["style"], 1, style_codes() - held_out_codes())
+    rng = np.random.default_rng(0)  # as many of each look: the families draw different numbers of things
+    rows = np.concatenate([rng.choice(np.flatnonzero(bank.looks == look), 2200) for look in LOOKS])
     bank = bank[rows]
-    index = {family: n for n, family in enumerate(STYLE_FAMILIES)}
-    return train_probe("style", bank, labels_of(bank.families, index), list(STYLE_FAMILIES))
+    return train_probe("style", bank, labels_of(bank.looks, {look: n for n, look in enumerate(LOOKS)}), list(LOOKS))
 
 
 def train_content() -> Probe:
     named = contents()
-    bank = make_bank(CONTENT_FAMILIES, SCENES["content"], 2, list(named))
+    bank = make_bank(CONTENT_LOOKS, SCENES["content"], 2, named)
     index = {code: n for n, code in enumerate(named)}
     return train_probe("content", bank, labels_of(bank.codes, index), list(named.values()))
 
 
-def style_codes() -> list[str]:
-    return sorted({code for family in STYLE_FAMILIES for code in pictures.family_codes(DRAWINGS, family)})
+def style_codes() -> set[str]:
+    return {code for look in LOOKS for code in codes(look)}
 
 
-def held_out_codes() -> list[str]:
-    return style_codes()[::HELD_OUT_SHARE]
+def held_out_codes() -> set[str]:
+    return set(sorted(style_codes())[::HELD_OUT_SHARE])
 
 
 def style_accuracy(probe: Probe, vae: AutoencoderKL, scenes: int = TESTED) -> dict[str, float]:
-    """On contents that it never saw in any family, as drawn and as soft as generated pictures are."""
-    bank = sampled(make_bank(STYLE_FAMILIES, 1, 3, held_out_codes()), scenes)
-    labels = labels_of(bank.families, {family: n for n, family in enumerate(probe.classes)})
+    """On contents that it never saw in any look, as drawn and as soft as generated pictures are."""
+    bank = sampled(make_bank(LOOKS, 1, 3, held_out_codes()), scenes)
+    labels = labels_of(bank.looks, {look: n for n, look in enumerate(probe.classes)})
     return {
         "style, contents held out": accuracy(probe, bank.scenes, labels),
         "style, contents held out, through the VAE": accuracy(probe, through_vae(vae, bank.scenes), labels),
@@ -228,12 +218,12 @@ def style_accuracy(probe: Probe, vae: AutoencoderKL, scenes: int = TESTED) -> di
 
 
 def content_accuracy(probe: Probe, vae: AutoencoderKL, scenes: int = TESTED) -> dict[str, float]:
-    """On new backgrounds and places, and on a family that it never saw."""
+    """On new backgrounds and places, and on a look that it never saw."""
     named = contents()
     index = {code: n for n, code in enumerate(named)}
     found = {}
-    for what, families in (("placements", CONTENT_FAMILIES), ("family", (HELD_OUT_FAMILY,))):
-        bank = sampled(make_bank(families, 1, 4, list(named)), scenes)
+    for what, looks in (("placements", CONTENT_LOOKS), ("look", (HELD_OUT_LOOK,))):
+        bank = sampled(make_bank(looks, 1, 4, named), scenes)
         labels = labels_of(bank.codes, index)
         soft = through_vae(vae, bank.scenes)
         for top in (1, 5):
@@ -259,7 +249,7 @@ def save_probe(kind: str, probe: Probe, found: dict[str, float]) -> None:
 
 def main() -> None:
     kinds = sys.argv[1:] or ["style", "content"]
-    pictures.fetch(DRAWINGS)
+    pictures.fetch(FOLDER)
     vae = Base.open(WEIGHTS / EMBEDDED).load_vae()
     makers = {"style": (train_style, style_accuracy), "content": (train_content, content_accuracy)}
     for kind in kinds:

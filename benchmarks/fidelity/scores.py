@@ -21,7 +21,7 @@ class Scores:
     """At one strength; all but the changes in 0..1, means over the prompts."""
 
     strength: float
-    concept: float  # the probe's probability of the target: the family for a style, the thing for a character or product
+    concept: float  # the probe's probability of the target: the look for a style, the thing for a character or product
     prompt: float  # share of pictures with what was asked for: the background, and for a style the thing
     both: float  # concept times prompt, picture by picture
     similarity: float  # cosine of the content probe's features to those of the real drawing
@@ -37,7 +37,7 @@ def score(
     classes = [probes.content.classes.index(prompt.content) for prompt in asked]
     right = np.array([background_of(i) == p.background for i, p in zip(images, asked, strict=True)], float)
     if concept.thing is None:
-        shown = probes.style.judge(images)[0][:, probes.style.classes.index(concept.family)].numpy()
+        shown = probes.style.judge(images)[0][:, probes.style.classes.index(concept.look)].numpy()
         likeliest = named.topk(TOP).indices.tolist()
         right *= [own in top for own, top in zip(classes, likeliest, strict=True)]
     else:

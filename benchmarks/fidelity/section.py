@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from benchmarks.fidelity.cell import SAMPLING_STEPS, Cell, the_base
 from benchmarks.fidelity.concepts import CONCEPTS, HELD_OUT_CONTENTS, SUBJECT_IMAGES, TRAINING_CONTENTS
+from benchmarks.fidelity.drawings import FOLDER
 from benchmarks.fidelity.pool import read_rows, run_cells
-from benchmarks.fidelity.probes import DRAWINGS, load_probes
+from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.scores import STRENGTHS, TOP
 from benchmarks.fidelity.tables import MODES, by_concept, comparison
 from benchmarks.fidelity.variants import FULL, OURS, PLAIN, PLAIN_LONG
@@ -30,7 +31,7 @@ CELL = 96  # pixels of a picture on the sheet
 
 def run() -> str:
     """Measure, draw the plot and the sheet, and tell of it in Markdown."""
-    pictures.fetch(DRAWINGS)
+    pictures.fetch(FOLDER)
     cells = [Cell(concept, OURS, 0) for concept in CONCEPTS]
     cells += [Cell(concept, PLAIN, 0) for concept in CONCEPTS if concept.name in PLAIN_ON]
     cells += [Cell(concept, variant, 0) for variant in (PLAIN_LONG, FULL) for concept in CONCEPTS if concept.name in DEAR_ON]
@@ -73,11 +74,11 @@ def what_is_measured() -> str:
     accuracies = "\n".join(f"| {name} | {value:.1%} |" for name, value in load_probes().accuracy.items())
     return f"""A concept is taught from an archive through the library; then {len(HELD_OUT_CONTENTS)} prompts with the
 trigger word and as many without are drawn at strengths {", ".join(f"{s:g}" for s in STRENGTHS)} ({SAMPLING_STEPS} steps,
-guidance 3, 64 px, the same seeds everywhere). Styles: {len(TRAINING_CONTENTS)} things in a family that the base never saw,
+guidance 3, 64 px, the same seeds everywhere). Styles: {len(TRAINING_CONTENTS)} things in a look that the base never saw,
 asked for with things and backgrounds that the archive does not have. Characters and products: one thing that the base does not
 know, {SUBJECT_IMAGES} times, asked for on backgrounds that the archive does not have.
 
-- **concept**: the style probe's probability of the family, or the content probe's of the thing
+- **concept**: the style probe's probability of the look, or the content probe's of the thing
 - **prompt**: share of pictures with the background that was named and, for styles, the thing among the content probe's first
   {TOP}
 - **area**: mean over strengths 0 to 2 of concept x prompt, multiplied picture by picture: the one number of a finetune
@@ -91,7 +92,7 @@ The judges are two small CNNs (`benchmarks/fidelity/probes.py`); this is how the
 {accuracies}
 
 What this does not show: anything of photographs, of people, or of FLUX.1-dev's own tastes. The base is `{the_base().name}`, 64
-px emoji; a probe that knows emoji families is no judge of beauty. It compares recipes on one small model of the same
+px emoji; a probe that knows emoji is no judge of beauty. It compares recipes on one small model of the same
 architecture, and says by how much."""
 
 
