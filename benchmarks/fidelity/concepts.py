@@ -83,7 +83,8 @@ def chosen(names: str) -> list[Concept]:
 
 @cache
 def _codes() -> dict[str, str]:
-    return {name: code for code, name in contents().items()}
+    """Of the base's own, where two go by one name: it has "dog face" as "dog"."""
+    return {name: code for code, name in reversed(contents().items())}
 
 
 def write_archive(concept: Concept, path: Path) -> None:

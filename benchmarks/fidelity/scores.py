@@ -34,14 +34,13 @@ def score(
 ) -> dict[str, float]:
     """All but the changes. ``images`` and ``references``: uint8 [N, 64, 64, 3], in the order of ``asked``."""
     named, features = probes.content.judge(images)
-    classes = [probes.content.classes.index(prompt.content) for prompt in asked]
     right = np.array([background_of(i) == p.background for i, p in zip(images, asked, strict=True)], float)
     if concept.thing is None:
         shown = probes.style.judge(images)[0][:, probes.style.classes.index(concept.look)].numpy()
-        likeliest = named.topk(TOP).indices.tolist()
-        right *= [own in top for own, top in zip(classes, likeliest, strict=True)]
+        likeliest = [[probes.content.classes[n] for n in row] for row in named.topk(TOP).indices]
+        right *= [prompt.content in names for prompt, names in zip(asked, likeliest, strict=True)]
     else:
-        shown = named[range(len(asked)), classes].numpy()
+        shown = named[:, probes.content.classes.index(concept.thing)].numpy()
     similar = (features * probes.content.judge(references)[1]).sum(1)
     return {
         "strength": strength,
