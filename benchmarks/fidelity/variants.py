@@ -24,6 +24,7 @@ from finetuner.trainer import train
 
 INPUTS = {f.name for f in fields(FinetuneRequest)}
 RECIPE = {f.name for f in fields(Recipe)}
+WORDS = ("targets", "finetune_type", "priority", "mode", "captioning")  # whose values are words, not numbers
 
 # By the end of a linear's name. Without one of these: the library's own choice.
 TARGETS = {
@@ -53,15 +54,15 @@ class Variant:
         variant = cls(text)
         for change in text.split(","):
             name, _, value = change.partition("=")
-            value = value if name in ("targets", "finetune_type") else ast.literal_eval(value)
+            if name not in INPUTS | RECIPE | {"targets", "shift"}:
+                raise ValueError(f"{name!r} is no documented input and no field of the recipe. Presets: {', '.join(PRESETS)}.")
+            value = value if name in WORDS else ast.literal_eval(value)
             if name in ("targets", "shift"):
                 variant = replace(variant, **{name: value})
             elif name in INPUTS:
                 variant = replace(variant, inputs=variant.inputs | {name: value})
-            elif name in RECIPE:
-                variant = replace(variant, recipe=variant.recipe | {name: value})
             else:
-                raise ValueError(f"{name!r} is no documented input and no field of the recipe. Presets: {', '.join(PRESETS)}.")
+                variant = replace(variant, recipe=variant.recipe | {name: value})
         return variant
 
     def with_steps(self, steps: int) -> Variant:
@@ -74,6 +75,8 @@ class Variant:
 
     def recipe_for(self, request: FinetuneRequest, base: Base, seed: int) -> Recipe:
         recipe = replace(recipe_for(request, base, seed), **self.recipe)
+        if "batch_size" not in self.recipe:
+            return recipe
         return replace(recipe, plan=replace(recipe.plan, micro_batch=recipe.batch_size, accumulation=1))
 
     def fingerprint(self, recipe: Recipe) -> str:
