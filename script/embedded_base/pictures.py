@@ -6,6 +6,7 @@ background, at a scale and a place.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ FLUENT_FLAT = "fluent-emoji-flat"
 LINE = "fluent-emoji-high-contrast"
 CODEC_FAMILIES = (NOTO, FLUENT_FLAT, LINE, "flat-color-icons")  # all Apache-2.0, OFL-1.1 or MIT
 UNSEEN_FAMILIES = ("twemoji", "openmoji")  # neither the codec nor the transformer sees these
+BENCHMARK_FAMILIES = ("emojione-monotone", "fxemoji")  # nor these, by CC BY 4.0 and Apache-2.0
 NOTO_PACKAGE = "fonts-noto-color-emoji"
 
 BACKGROUNDS = {
@@ -49,17 +51,19 @@ class Concept:
 
 
 def fetch(folder: Path) -> None:
-    """Render every family into ``folder`` (npm and apt fetch the pinned packages); skipped when done."""
+    """Render every family into ``folder`` (npm and apt fetch the pinned packages); skipped when done with the same sources."""
     done = folder / "done"
-    if done.exists():
+    sources = ("package.json", "package-lock.json", "render.mjs")
+    digest = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in sources)).hexdigest()
+    if done.exists() and done.read_text() == digest:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json", "render.mjs"):
+    for name in sources:
         (folder / name).write_bytes((HERE / name).read_bytes())
     subprocess.run(["npm", "ci", "--no-fund", "--no-audit"], cwd=folder, check=True)
     subprocess.run(["node", "render.mjs", "."], cwd=folder, check=True)
     render_noto(folder / NOTO, find_noto_font(folder))
-    done.touch()
+    done.write_text(digest)
 
 
 def find_noto_font(folder: Path) -> Path:

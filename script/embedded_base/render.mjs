@@ -7,15 +7,21 @@ import { Resvg } from '@resvg/resvg-js'
 
 const require = createRequire(import.meta.url)
 const FAMILIES = ['fluent-emoji-flat', 'fluent-emoji-high-contrast', 'twemoji', 'openmoji', 'flat-color-icons']
+// Emoji that come without code points, named after their label: words joined by this. Only the benchmarks draw on them.
+const LABELLED = { 'emojione-monotone': '-', fxemoji: '' }
 const SIZE = 128 // twice the base's smaller native size, so that scaled-down scenes stay sharp
 
 const read = (path) => JSON.parse(readFileSync(require.resolve(path), 'utf8'))
 const out = process.argv[2]
 
-writeFileSync(join(out, 'emoji.json'), JSON.stringify(read('emojibase-data/en/compact.json')))
-for (const family of FAMILIES) {
+const emoji = read('emojibase-data/en/compact.json')
+writeFileSync(join(out, 'emoji.json'), JSON.stringify(emoji))
+const labelled = (joint) =>
+  emoji.map(({ label, hexcode }) => [hexcode.toLowerCase(), label.toLowerCase().match(/[a-z0-9]+/g).join(joint)])
+
+for (const family of [...FAMILIES, ...Object.keys(LABELLED)]) {
   const set = read(`@iconify-json/${family}/icons.json`)
-  const chars = Object.entries(read(`@iconify-json/${family}/chars.json`))
+  const chars = family in LABELLED ? labelled(LABELLED[family]) : Object.entries(read(`@iconify-json/${family}/chars.json`))
   // Code points are written with and without the variation selector; one spelling pairs the families.
   // Sequences (flags, skin tones) are left out: the families differ in which they draw.
   const names = chars.length

@@ -1,0 +1,133 @@
+"""One cell of the measurement: train a concept by a variant and a seed, draw at every strength, judge."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+
+from benchmarks.fidelity import concepts, scores
+from benchmarks.fidelity.concepts import Concept
+from benchmarks.fidelity.drawings import SIDE
+from benchmarks.fidelity.probes import load_probes
+from benchmarks.fidelity.variants import Variant
+from finetuner import adapter, archive, captions, encode
+from finetuner.base import Base, choose_base
+from finetuner.finetune import sampling_pipeline
+from finetuner.recipe import FinetuneRequest
+
+SAMPLING_STEPS = 12  # fewer than people use, enough to tell what is drawn
+GUIDANCE = 3.0  # the documented default
+SHOWN = 4  # pictures kept of each strength, for people to look at
+
+
+@dataclass(frozen=True)
+class Cell:
+    concept: Concept
+    variant: Variant
+    seed: int
+
+    def key(self) -> str:
+        """Of all that decides the result: a cell that was measured need not be again."""
+        base = the_base()
+        request = self.variant.request(Path("archive.zip"), self.concept.mode)
+        recipe = self.variant.recipe_for(request, base, self.seed)
+        return f"{base.fingerprint[:16]}-{self.concept.name}-{self.variant.fingerprint(recipe)}"
+
+
+@cache
+def the_base() -> Base:
+    return choose_base()
+
+
+@cache
+def encoded(
+    concept: Concept, request: FinetuneRequest, resolutions: tuple[int, ...]
+) -> tuple[encode.Dataset, encode.TextEmbeddings]:
+    """The training data, and the embeddings of all prompts: with the trigger word, then without."""
+    texts = [p.text for p in concepts.prompts(concept) + concepts.plain_prompts()]
+    examples = captions.complete(
+        archive.open_archive(request.input_images), request.captioning, request.trigger_word, request.mode
+    )
+    return encode.encode(examples, texts, the_base(), resolutions)
+
+
+@cache
+def own_folder() -> tempfile.TemporaryDirectory:
+    """This process's, gone when it ends."""
+    return tempfile.TemporaryDirectory(prefix="fidelity-")
+
+
+@cache
+def archive_of(concept: Concept) -> Path:
+    path = Path(own_folder().name) / f"{concept.name.replace(' ', '-')}.zip"
+    concepts.write_archive(concept, path)
+    return path
+
+
+@torch.inference_mode()
+def draw(pipeline: FluxPipeline, texts: encode.TextEmbeddings) -> np.ndarray:
+    """One picture a prompt, the n-th from seed n whatever the batch: uint8 [N, 64, 64, 3]."""
+    images = pipeline(
+        prompt_embeds=texts.embeds,
+        pooled_prompt_embeds=texts.pooled,
+        width=SIDE,
+        height=SIDE,
+        num_inference_steps=SAMPLING_STEPS,
+        guidance_scale=GUIDANCE,
+        generator=[torch.Generator().manual_seed(n) for n in range(len(texts.embeds))],
+        output_type="np",
+    ).images
+    return (images * 255).round().astype(np.uint8)
+
+
+def run(cell: Cell) -> tuple[dict, np.ndarray]:
+    """The figures as JSON values, and pictures to look at: uint8 [strengths, SHOWN, 64, 64, 3]."""
+    base, variant, concept = the_base(), cell.variant, cell.concept
+    request = variant.request(archive_of(concept), concept.mode)
+    recipe = variant.recipe_for(request, base, cell.seed)
+    dataset, texts = encoded(concept, request, recipe.resolutions)
+    transformer = base.load_transformer()
+
+    started = time.monotonic()
+    learned = variant.learn(transformer, dataset, base, recipe)
+    seconds = time.monotonic() - started
+
+    asked = concepts.prompts(concept)
+    references = concepts.references(concept)
+    pipeline = sampling_pipeline(base, transformer.requires_grad_(False))
+    measured, shown, before = [], [], None
+    for strength in scores.STRENGTHS:
+        adapter.set_strength(transformer, strength)
+        images = draw(pipeline, texts)
+        before = images if before is None else before
+        of_concept, plain = images[: len(asked)], images[len(asked) :]
+        measured.append(
+            scores.Scores(
+                **scores.score(concept, asked, load_probes(), strength, of_concept, references),
+                change=scores.difference(of_concept, before[: len(asked)]),
+                leak=scores.difference(plain, before[len(asked) :]),
+            )
+        )
+        shown.append(of_concept[:SHOWN])
+    row = {
+        "key": cell.key(),
+        "variant": variant.name,
+        "concept": concept.name,
+        "mode": concept.mode,
+        "seed": cell.seed,
+        "area": scores.area(measured),
+        "leak_ratio": scores.leak_ratio(measured),
+        "images_seen": recipe.steps * recipe.batch_size,
+        "training_seconds": round(seconds, 1),
+        "final_loss": learned.history.smoothed_losses[-1],
+        "base": f"{base.name} {base.version}",
+        "scores": [asdict(s) for s in measured],
+    }
+    return row, np.stack(shown)

@@ -1,0 +1,140 @@
+"""What is taught, and what is asked for afterwards. All of it is drawn from openly licensed emoji, the same every time."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.fidelity.drawings import SIDE, THERMAL, scene
+from benchmarks.fidelity.probes import contents
+from script.embedded_base import pictures
+from script.embedded_base.captions import with_article
+
+TRIGGER_WORD = "TOK"
+TRAINING_SIDE = 128  # pixels of the images in the archive
+TRAINING_BACKGROUNDS = ("white", "yellow", "light blue", "pink", "green", "grey")
+HELD_OUT_BACKGROUNDS = ("teal", "orange", "purple", "red")
+TRAINING_CONTENTS = (
+    "dog", "owl", "penguin", "butterfly", "snail", "mushroom", "sunflower", "cactus",
+    "banana", "pizza", "hamburger", "rocket", "sailboat", "house", "guitar", "camera",
+)  # fmt: skip
+HELD_OUT_CONTENTS = (
+    "fox", "frog", "turtle", "strawberry", "castle", "bicycle", "key", "umbrella", "crown", "bell", "airplane", "cherries",
+)  # fmt: skip
+SUBJECT_IMAGES = 12
+SUBJECT_PROMPTS = (
+    "{word} on {a_background} background",
+    "a picture of {word}, {background} background",
+    "{word} icon on {background}",
+)
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A style: many things in one look. A character or a product: one thing that the base does not know, in one look."""
+
+    name: str
+    mode: str
+    look: str
+    thing: str | None = None  # its name to the content probe
+
+
+@dataclass(frozen=True)
+class Prompt:
+    text: str
+    content: str  # what the picture should show, as the content probe names it
+    background: str
+
+
+CONCEPTS = (
+    Concept("line icons", "style", pictures.LINE),
+    Concept("thermal", "style", THERMAL),
+    Concept("Twemoji", "style", "twemoji"),
+    Concept("OpenMoji", "style", "openmoji"),
+    Concept("sloth", "character", pictures.NOTO, "sloth"),
+    Concept("lobster", "character", pictures.NOTO, "lobster"),
+    Concept("peacock", "character", pictures.FLUENT_FLAT, "peacock"),
+    Concept("honey pot", "product", pictures.NOTO, "honey pot"),
+    Concept("nesting dolls", "product", pictures.NOTO, "nesting dolls"),
+    Concept("water pistol", "product", pictures.FLUENT_FLAT, "water pistol"),
+)
+
+
+def chosen(names: str) -> list[Concept]:
+    """Of a comma-separated list of concepts and modes (``styles``, ``characters``, ``products``, ``all``).
+
+    Raises:
+        ValueError: a name that is none of them.
+    """
+    found = []
+    for name in names.split(","):
+        those = [c for c in CONCEPTS if name in ("all", c.name, c.mode, f"{c.mode}s")]
+        if not those:
+            raise ValueError(f"no concept {name!r}; there are {', '.join(c.name for c in CONCEPTS)}.")
+        found += those
+    return list(dict.fromkeys(found))
+
+
+@cache
+def _codes() -> dict[str, str]:
+    """Of the base's own, where two go by one name: it has "dog face" as "dog"."""
+    return {name: code for code, name in reversed(contents().items())}
+
+
+def write_archive(concept: Concept, path: Path) -> None:
+    """The training archive: 16 things in a style, or one thing 12 times, captions beside."""
+    rng = np.random.default_rng(0)
+    things = TRAINING_CONTENTS if concept.thing is None else (concept.thing,) * SUBJECT_IMAGES
+    with zipfile.ZipFile(path, "w") as archive:
+        for n, thing in enumerate(things):
+            background = TRAINING_BACKGROUNDS[n % len(TRAINING_BACKGROUNDS)]
+            place = tuple(rng.uniform(0.3, 0.7, 2))
+            pixels = scene(
+                concept.look, _codes()[thing], pictures.BACKGROUNDS[background], TRAINING_SIDE, rng.uniform(0.75, 0.95), place
+            )
+            on = f"on {with_article(background)} background"
+            named = f"{with_article(thing)} {on}, {TRIGGER_WORD} style" if concept.thing is None else f"{TRIGGER_WORD} {on}"
+            png = io.BytesIO()
+            Image.fromarray(pixels).save(png, "PNG")
+            archive.writestr(f"{n:02}.png", png.getvalue())
+            archive.writestr(f"{n:02}.txt", named)
+
+
+def prompts(concept: Concept) -> list[Prompt]:
+    """With the trigger word: things and backgrounds that are not in the archive."""
+    if concept.thing is None:
+        return [Prompt(f"{plain.text}, {TRIGGER_WORD} style", plain.content, plain.background) for plain in plain_prompts()]
+    return [
+        Prompt(
+            wording.format(word=TRIGGER_WORD, background=background, a_background=with_article(background)),
+            concept.thing,
+            background,
+        )
+        for wording in SUBJECT_PROMPTS
+        for background in HELD_OUT_BACKGROUNDS
+    ]
+
+
+def plain_prompts() -> list[Prompt]:
+    """Without the trigger word: what must stay as the base draws it."""
+    backgrounds = [HELD_OUT_BACKGROUNDS[n % len(HELD_OUT_BACKGROUNDS)] for n in range(len(HELD_OUT_CONTENTS))]
+    return [
+        Prompt(f"{with_article(content)} on {with_article(background)} background", content, background)
+        for content, background in zip(HELD_OUT_CONTENTS, backgrounds, strict=True)
+    ]
+
+
+def references(concept: Concept) -> np.ndarray:
+    """What a perfect finetune would draw for `prompts`: the real drawings, uint8 [N, 64, 64, 3]."""
+    return np.stack(
+        [
+            scene(concept.look, _codes()[p.content], pictures.BACKGROUNDS[p.background], SIDE, 0.875, (0.5, 0.5))
+            for p in prompts(concept)
+        ]
+    )

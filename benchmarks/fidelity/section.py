@@ -1,0 +1,150 @@
+"""The fidelity part of RESULTS.md: our recipe against the plain one, and what `benchmarks.ablate` has logged."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from benchmarks.fidelity.cell import SAMPLING_STEPS, Cell, the_base
+from benchmarks.fidelity.concepts import CONCEPTS, HELD_OUT_CONTENTS, SUBJECT_IMAGES, TRAINING_CONTENTS
+from benchmarks.fidelity.drawings import FOLDER
+from benchmarks.fidelity.pool import read_rows, run_cells
+from benchmarks.fidelity.probes import load_probes
+from benchmarks.fidelity.scores import STRENGTHS, TOP
+from benchmarks.fidelity.tables import MODES, by_concept, comparison
+from benchmarks.fidelity.variants import FULL, OURS, PLAIN, PLAIN_LONG
+from script.embedded_base import pictures
+
+HERE = Path("benchmarks")
+LOG = HERE / "ablation.jsonl"
+PLOT = HERE / "fidelity.png"
+SHEET = HERE / "fidelity-pictures.png"
+PLAIN_ON = ("line icons", "Twemoji", "sloth", "lobster", "honey pot", "nesting dolls")
+DEAR_ON = ("line icons", "sloth", "honey pot")  # where the variants that cost most are measured: the rest is ablate's to do
+CELL = 96  # pixels of a picture on the sheet
+
+
+def run() -> str:
+    """Measure, draw the plot and the sheet, and tell of it in Markdown."""
+    pictures.fetch(FOLDER)
+    cells = [Cell(concept, OURS, 0) for concept in CONCEPTS]
+    cells += [Cell(concept, PLAIN, 0) for concept in CONCEPTS if concept.name in PLAIN_ON]
+    cells += [Cell(concept, variant, 0) for variant in (PLAIN_LONG, FULL) for concept in CONCEPTS if concept.name in DEAR_ON]
+    rows, images = [], {}
+    for row, shown in tqdm(run_cells(cells), total=len(cells), desc="fidelity"):
+        rows.append(row)
+        if row["variant"] == OURS.name:
+            images[row["concept"]] = shown
+    order = {cell.key(): n for n, cell in enumerate(cells)}
+    rows.sort(key=lambda row: order[row["key"]])
+    ours = [row for row in rows if row["variant"] == OURS.name]
+    plot(ours, PLOT)
+    sheet({concept.name: images[concept.name] for concept in CONCEPTS}).save(SHEET, optimize=True)
+    return f"""## Fidelity
+
+{what_is_measured()}
+
+### The recipe, concept by concept
+
+LoRA of rank 32, priority speed, 300 steps, one seed. At strength 1 unless it says otherwise; *base* is strength 0.
+
+{by_concept(ours)}
+
+![Scores by strength, a line a mode](fidelity.png)
+
+![For each concept the first prompts at rising strengths](fidelity-pictures.png)
+
+### Against the plain recipe
+
+The area of each, by mode; differences are paired on the concepts that both were measured on, ± twice their standard error. One
+that is smaller than that is told as none. `seconds` are the training's, two at a time on two cores.
+
+{comparison(rows, OURS.name)}
+
+{ablation_table()}
+"""
+
+
+def what_is_measured() -> str:
+    accuracies = "\n".join(f"| {name} | {value:.1%} |" for name, value in load_probes().accuracy.items())
+    return f"""A concept is taught from an archive through the library; then {len(HELD_OUT_CONTENTS)} prompts with the
+trigger word and as many without are drawn at strengths {", ".join(f"{s:g}" for s in STRENGTHS)} ({SAMPLING_STEPS} steps,
+guidance 3, 64 px, the same seeds everywhere). Styles: {len(TRAINING_CONTENTS)} things in a look that the base never saw,
+asked for with things and backgrounds that the archive does not have. Characters and products: one thing that the base does not
+know, {SUBJECT_IMAGES} times, asked for on backgrounds that the archive does not have.
+
+- **concept**: the style probe's probability of the look, or the content probe's of the thing
+- **prompt**: share of pictures with the background that was named and, for styles, the thing among the content probe's first
+  {TOP}
+- **area**: mean over strengths 0 to 2 of concept x prompt, multiplied picture by picture: the one number of a finetune
+- **similarity**: cosine of the content probe's penultimate features to those of the real drawing (the field's DINO score)
+- **leak**: mean change in grey levels of pictures for prompts *without* the trigger word, as a share of the change with it
+
+The judges are two small CNNs (`benchmarks/fidelity/probes.py`); this is how they do on real pictures that they never saw:
+
+| accuracy | |
+|---|---|
+{accuracies}
+
+What this does not show: anything of photographs, of people, or of FLUX.1-dev's own tastes. The base is `{the_base().name}`, 64
+px emoji; a probe that knows emoji is no judge of beauty. It compares recipes on one small model of the same
+architecture, and says by how much."""
+
+
+def ablation_table() -> str:
+    rows = [row for row in read_rows(LOG) if row["key"].startswith(the_base().fingerprint[:16])]
+    if OURS.name not in {row["variant"] for row in rows}:
+        return ""
+    seeds = len({row["seed"] for row in rows})
+    return f"""### Ablations
+
+Not run by `script/bench` but read from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote on this base:
+{len(rows)} trainings, up to {seeds} seeds.
+
+{comparison(rows, OURS.name)}"""
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Scores by strength, mean over the concepts of a mode; the band is their range."""
+    panels = ("concept", "prompt", "both", "leak")
+    titles = ("concept", "prompt", "concept x prompt", "change without the trigger word (grey levels)")
+    figure, axes = plt.subplots(1, len(panels), figsize=(14, 3.2), layout="constrained")
+    for mode, colour in zip(MODES, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+        of_mode = [row["scores"] for row in rows if row["mode"] == mode]
+        for axis, panel, title in zip(axes, panels, titles, strict=True):
+            values = np.array([[score[panel] for score in scores] for scores in of_mode])
+            axis.plot(STRENGTHS, values.mean(0), color=colour, label=mode, marker="o", markersize=3)
+            axis.fill_between(STRENGTHS, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
+            axis.set(xlabel="strength", title=title)
+            axis.title.set_size(10)
+            axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[:3]:
+        axis.set_ylim(0, 1.02)
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def sheet(images: dict[str, np.ndarray]) -> Image.Image:
+    """A row a concept: its first prompts at four strengths. ``images``: by concept, uint8 [strengths, SHOWN, 64, 64, 3]."""
+    columns = (0.0, 0.8, 1.2, 2.0)
+    shown = 2
+    label, gap, head = 110, 4, 22
+    font = ImageFont.load_default(14)
+    width = label + len(columns) * (shown * (CELL + gap) + 2 * gap)
+    page = Image.new("RGB", (width, head + len(images) * (CELL + gap)), "white")
+    pen = ImageDraw.Draw(page)
+    for column, strength in enumerate(columns):
+        left = label + column * (shown * (CELL + gap) + 2 * gap)
+        pen.text((left, 4), f"strength {strength:g}", "black", font)
+        for (row, stack), n in itertools.product(enumerate(images.values()), range(shown)):
+            picture = Image.fromarray(stack[STRENGTHS.index(strength), n]).resize((CELL, CELL), Image.Resampling.LANCZOS)
+            page.paste(picture, (left + n * (CELL + gap), head + row * (CELL + gap)))
+    for row, name in enumerate(images):
+        pen.text((4, head + row * (CELL + gap) + CELL / 2), name, "black", font, anchor="lm")
+    return page

@@ -1,0 +1,204 @@
+"""What a training costs beside its steps, as ratios within one run: absolute seconds are this machine's alone."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from finetuner import adapter, archive, captions, delta, encode
+from finetuner import finetune as job
+from finetuner.base import ROOT, choose_base
+from finetuner.checkpoint import Checkpoint
+from finetuner.extract import extract
+from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.recipe import FinetuneRequest, recipe_for
+from finetuner.trainer import backward, draw, train
+
+ARCHIVE = ROOT / "examples" / "line-icons.zip"
+REPEATS = 7
+STEPS = 12  # of a repeat
+MANY, FEW = 2000, 10  # images
+DELTA_STEPS = 25  # of a full fine-tune, for matrices to take apart
+RANK = 32
+FLUX_SHAPE = (3072, 3072)  # FLUX.1-dev's attention
+
+
+def run() -> str:
+    bare, bare_spread = ours_to_bare()
+    many, many_spread = many_to_few()
+    return f"""## Training
+
+Ratios of medians over {REPEATS} interleaved repeats of {STEPS} steps (in brackets the smallest and largest of the repeats), LoRA
+of rank {RANK}, 64 px, batch 4.
+
+| what | measured | target |
+|---|---|---|
+| a step of `trainer.train` to a bare step (same adapted transformer, fixed tensors: forward, backward, AdamW) | {bare:.3f} {bare_spread} | 1.10 |
+| a step with {MANY:,} images to one with {FEW} | {many:.3f} {many_spread} | 1.02 |
+{job_rows()}
+
+{extraction_table()}
+
+None of this is a GPU's figure: there, drawing a batch on the CPU runs beside the step, and copying it over is new.
+"""
+
+
+def examples_dataset() -> tuple:
+    """The base, a LoRA's recipe and the example archive's training data."""
+    base = choose_base()
+    request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="lora", lora_rank=RANK, priority="speed")
+    examples = captions.complete(archive.open_archive(ARCHIVE), request.captioning, request.trigger_word, request.mode)
+    recipe = replace(recipe_for(request, base, seed=1), steps=STEPS)
+    dataset, _ = encode.encode(examples, [], base, recipe.resolutions)
+    return base, recipe, dataset
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def interleaved(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, str]:
+    """The first's median time in the second's, and the range of single ratios; both warmed up, in turns."""
+    first(), second()
+    pairs = [(seconds_of(first), seconds_of(second)) for _ in range(REPEATS)]
+    ratios = [a / b for a, b in pairs]
+    ratio = statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
+    return ratio, f"({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def ours_to_bare() -> tuple[float, str]:
+    base, recipe, dataset = examples_dataset()
+    transformer, scheduler = base.load_transformer(recipe.plan.base_precision), base.load_scheduler()
+    adapter.add_adapter(transformer, recipe.rank, recipe.seed)
+    parameters = adapter.trainable_weights(transformer)
+    size, bucket = next(iter(dataset.buckets.items()))
+    rows = torch.arange(recipe.batch_size) % len(bucket.captions)
+    batch, noise, sigmas = draw(dataset, size, rows, scheduler, recipe, seed=0)
+    adamw = torch.optim.AdamW(parameters.values(), lr=1e-6)
+
+    def bare() -> None:
+        for _ in range(STEPS):
+            backward(transformer, batch, noise, sigmas, recipe)
+            adamw.step()
+            adamw.zero_grad()
+
+    def ours() -> None:
+        with temporary_checkpoint() as checkpoint:
+            train(transformer, LoraOptimizer(parameters, recipe), dataset, scheduler, recipe, checkpoint)
+
+    return interleaved(ours, bare)
+
+
+def many_to_few() -> tuple[float, str]:
+    """Both datasets of one size; of the captions' embeddings there are as many as images."""
+    base, recipe, dataset = examples_dataset()
+    transformer, scheduler = base.load_transformer(recipe.plan.base_precision), base.load_scheduler()
+    adapter.add_adapter(transformer, recipe.rank, recipe.seed)
+    size, bucket = next(iter(dataset.buckets.items()))
+
+    def of(count: int) -> encode.Dataset:
+        rows = torch.arange(count) % len(bucket.captions)
+        texts = encode.TextEmbeddings(
+            torch.cat([dataset.texts.embeds[:1], dataset.texts.embeds[bucket.captions[rows]]]),
+            torch.cat([dataset.texts.pooled[:1], dataset.texts.pooled[bucket.captions[rows]]]),
+        )
+        return replace(dataset, buckets={size: encode.Bucket(bucket.moments[rows], torch.arange(count) + 1)}, texts=texts)
+
+    def training_on(data: encode.Dataset) -> Callable[[], None]:
+        def once() -> None:
+            with temporary_checkpoint() as checkpoint:
+                optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
+                train(transformer, optimizer, data, scheduler, recipe, checkpoint)
+
+        return once
+
+    return interleaved(training_on(of(MANY)), training_on(of(FEW)))
+
+
+def job_rows() -> str:
+    """Whole jobs at the documented 300 steps, the cheapest steps there are (the share of the rest is largest with them)."""
+    lines = []
+    for finetune_type in ("lora", "full"):
+        with tempfile.TemporaryDirectory() as folder, environment(FINETUNE_STORE=str(Path(folder) / "store")):
+            request = FinetuneRequest(ARCHIVE, mode="style", finetune_type=finetune_type, priority="speed")
+            started = time.monotonic()
+            manifest = job.finetune(request).manifest
+            whole = time.monotonic() - started
+        share = 1 - manifest["seconds"]["train"] / whole
+        lines.append(
+            f"| share of a 300-step job ({finetune_type}, priority speed, {whole:.0f} s) that is not the phase `train` |"
+            f" {share:.1%} | 15 % |"
+        )
+    return "\n".join(lines)
+
+
+def extraction_table() -> str:
+    rows = [extraction_row("all block linears of this base, after a short full fine-tune", trained_deltas())]
+    rows.append(extraction_row(f"one matrix of {FLUX_SHAPE[0]} x {FLUX_SHAPE[1]} (FLUX.1-dev's attention)", decaying()))
+    return "\n".join(
+        [
+            f"Extraction of a LoRA of rank {RANK}: the randomized SVD of `extract.extract` against `torch.linalg.svd`, cut to the rank.",
+            "",
+            "| matrices | randomized | full | times faster | energy kept | of the best possible |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def extraction_row(what: str, deltas: dict[str, torch.Tensor]) -> str:
+    found = []
+    randomized = seconds_of(lambda: found.append(extract(deltas, RANK, seed=0).total_energy))
+    spectra = []
+    full = seconds_of(lambda: spectra.extend(torch.linalg.svd(d, full_matrices=False).S for d in deltas.values()))
+    best = sum(s[:RANK].square().sum().item() for s in spectra) / sum(s.square().sum().item() for s in spectra)
+    return f"| {what} | {randomized:.2f} s | {full:.2f} s | {full / randomized:.1f} | {found[0]:.2%} | {found[0] / best:.2%} |"
+
+
+def trained_deltas() -> dict[str, torch.Tensor]:
+    base, recipe, dataset = examples_dataset()
+    request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="full", priority="speed", training_steps=DELTA_STEPS)
+    recipe = recipe_for(request, base, seed=1)
+    transformer = base.load_transformer()
+    delta.add_deltas(transformer)
+    optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe)
+    with temporary_checkpoint() as checkpoint:
+        train(transformer, optimizer, dataset, base.load_scheduler(), recipe, checkpoint)
+    return delta.remove_deltas(transformer)
+
+
+def decaying() -> dict[str, torch.Tensor]:
+    """Singular values that fall as one over the root of their index, over 512 directions, and a little noise: a stand-in, as
+    there is no full fine-tune of FLUX.1-dev here."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = FLUX_SHAPE
+    scale = torch.arange(1, 513).float().rsqrt()
+    low = (torch.randn(rows, 512, generator=generator) * scale) @ torch.randn(512, columns, generator=generator)
+    return {"attention": low / 512 + 1e-3 * torch.randn(rows, columns, generator=generator)}
+
+
+@contextmanager
+def temporary_checkpoint():
+    with tempfile.TemporaryDirectory() as folder, Checkpoint(Path(folder) / "job") as checkpoint:
+        yield checkpoint
+
+
+@contextmanager
+def environment(**values: str):
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
