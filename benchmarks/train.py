@@ -56,7 +56,7 @@ def examples_dataset() -> tuple:
     base = choose_base()
     request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="lora", lora_rank=RANK, priority="speed")
     examples = captions.complete(archive.open_archive(ARCHIVE), request.captioning, request.trigger_word, request.mode)
-    recipe = replace(recipe_for(request, base, seed=1), steps=STEPS)
+    recipe = replace(recipe_for(request, base), steps=STEPS, seed=1)
     dataset, _ = encode.encode(examples, [], base, recipe.resolutions)
     return base, recipe, dataset
 
@@ -168,7 +168,7 @@ def extraction_row(what: str, deltas: dict[str, torch.Tensor]) -> str:
 def trained_deltas() -> dict[str, torch.Tensor]:
     base, recipe, dataset = examples_dataset()
     request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="full", priority="speed", training_steps=DELTA_STEPS)
-    recipe = recipe_for(request, base, seed=1)
+    recipe = replace(recipe_for(request, base), seed=1)
     transformer = base.load_transformer()
     delta.add_deltas(transformer)
     optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe)

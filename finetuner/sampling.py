@@ -32,7 +32,7 @@ def sample(
 def sample_latents(
     pipeline: FluxPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seed: int
 ) -> torch.Tensor:
-    """The latents of an image of each text, each from the noise that ``seed`` gives it alone; packed: [N, tokens, 4 * channels].
+    """The packed latents of an image of each text, from the noise that ``seed`` gives it alone: [N, tokens, 4 * channels].
 
     The noise is drawn on the CPU: a seed means the same picture on every device.
     """

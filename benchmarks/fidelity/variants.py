@@ -17,7 +17,7 @@ from finetuner import adapter
 from finetuner.base import Base
 from finetuner.checkpoint import Checkpoint
 from finetuner.encode import Dataset
-from finetuner.finetune import Learned, learn
+from finetuner.learn import Learned, learn
 from finetuner.optim import LoraOptimizer
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
 from finetuner.trainer import train
@@ -74,7 +74,7 @@ class Variant:
         return FinetuneRequest(archive, **defaults | self.inputs)
 
     def recipe_for(self, request: FinetuneRequest, base: Base, seed: int) -> Recipe:
-        recipe = replace(recipe_for(request, base, seed), **self.recipe)
+        recipe = replace(recipe_for(request, base), seed=seed, **self.recipe)
         if "batch_size" not in self.recipe:
             return recipe
         return replace(recipe, plan=replace(recipe.plan, micro_batch=recipe.batch_size, accumulation=1))
@@ -88,7 +88,7 @@ class Variant:
         """Through the library; only where it has no such choice, its pieces are put together here."""
         with tempfile.TemporaryDirectory() as folder, Checkpoint(Path(folder) / "job") as checkpoint:
             if self.targets is None and self.shift is None:
-                return learn(transformer, dataset, base, recipe, checkpoint)
+                return learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
             if recipe.finetune_type != "lora":
                 raise ValueError("targets and shift can only be changed for a LoRA.")
             if self.targets is None:
