@@ -11,9 +11,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import requests
 from local_server import PROJECT, Server, data_uri
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from finetuner.sheet import labelled_grid
+from finetuner.archive import open_archive
+from finetuner.sheet import contact_sheet, labelled_grid
 
 OUT = PROJECT / "demo"
 ARCHIVE = PROJECT / "examples" / "line-icons.zip"
@@ -38,8 +39,7 @@ def main() -> None:
     with Server("predict", OUT / "predict.log", {}) as server:
         print(f"Predict server ready at {server.url}. Drawing {len(PROMPTS)} prompts at strengths {STRENGTHS}.", flush=True)
         rows = [[draw(server, finetune_id, prompt, strength) for strength in STRENGTHS] for prompt in PROMPTS]
-    sheet = labelled_grid(rows, PROMPTS, [f"strength {s:g}" for s in STRENGTHS])
-    sheet.save(OUT / "strengths.png")
+    picture(rows).save(OUT / "strengths.png", optimize=True)
     print(f"Look at {(OUT / 'strengths.png').relative_to(PROJECT)}; the single images lie beside it.")
     print(next_image(finetune_id))
 
@@ -70,6 +70,20 @@ def draw(server: Server, finetune_id: str, prompt: str, strength: float) -> Imag
     thing = prompt.split(" on ")[0].removeprefix("a ")
     (OUT / f"{thing}-{strength:g}.png").write_bytes(data)
     return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def picture(rows: list[list[Image.Image]]) -> Image.Image:
+    """What was trained on, and under it what came of it."""
+    grid = labelled_grid(rows, PROMPTS, [f"strength {s:g}" for s in STRENGTHS])
+    images = [example.image for example in open_archive(ARCHIVE)]
+    training = contact_sheet(images, columns=8, cell=grid.width // 8 - 9)
+    label = 40
+    whole = Image.new("RGB", (grid.width, label + training.height + label // 2 + grid.height), "white")
+    text = f"{len(images)} training images, captioned; {TRIGGER_WORD} is the trigger word"
+    ImageDraw.Draw(whole).text((12, label / 2), text, "dimgrey", ImageFont.load_default(16), anchor="lm")
+    whole.paste(training, ((whole.width - training.width) // 2, label))
+    whole.paste(grid, (0, label + training.height + label // 2))
+    return whole
 
 
 def next_image(finetune_id: str) -> str:

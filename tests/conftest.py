@@ -8,10 +8,16 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
+from finetuner import finetune
 from finetuner.base import Base, choose_base
 from finetuner.encode import Bucket, Dataset, TextEmbeddings
+from finetuner.store import Store
 
-torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))  # what CI has; more threads than cores wait for each other
+# A worker of pytest-xdist, and each process it starts, keeps to a core of its own: more threads than cores wait for each other.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 
 
 @pytest.fixture
@@ -49,6 +55,14 @@ def dataset() -> Dataset:
 
     texts = TextEmbeddings(torch.randn(5, 5, 24, generator=generator), torch.randn(5, 24, generator=generator))
     return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, shift_factor=0.0, scaling_factor=1.0)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Store:
+    """An empty store, and an empty place for jobs."""
+    monkeypatch.setenv("FINETUNE_STORE", str(tmp_path / "finetunes"))
+    monkeypatch.setattr(finetune, "JOBS", tmp_path / "jobs")
+    return Store()
 
 
 @pytest.fixture(scope="session")

@@ -17,23 +17,18 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from finetuner import adapter, archive, finetune, sheet, tracker, trainer
+from finetuner import archive, finetune, tracker, trainer
 from finetuner.captions import with_trigger_word
 from finetuner.encode import encode
 from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
 from finetuner.recipe import FinetuneRequest
-from finetuner.store import Store
 
 STYLE = EXAMPLES / "line-icons.zip"
 HELD_OUT = Path(__file__).parent / "held_out"
 TRIGGER_WORD = "LINEICON"
 
 
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch) -> Store:
-    monkeypatch.setenv("FINETUNE_STORE", str(tmp_path / "finetunes"))
-    monkeypatch.setattr(finetune, "JOBS", tmp_path / "jobs")
-    return Store()
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def style_request(**changes) -> FinetuneRequest:
@@ -98,35 +93,6 @@ def test_a_finetune_holds_what_it_was_made_of(base, store, tmp_path):
     weights = load_file(published.folder / "pytorch_lora_weights.safetensors")
     assert {tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_A.weight")} == {16}
     assert left_behind(tmp_path) == [published.folder]
-
-
-@pytest.fixture
-def two_pictures(tmp_path) -> Path:
-    return make_archive(tmp_path / "two.zip", {"a.png": Image.new("RGB", (96, 96), "red"), "b.png": Image.new("RGB", (96, 96))})
-
-
-@pytest.mark.parametrize("lora_rank", [16, 32])
-@pytest.mark.parametrize("finetune_type", ["lora", "full"])
-@pytest.mark.parametrize("priority", ["speed", "quality", "high_res_only"])
-@pytest.mark.parametrize("mode", ["general", "character", "style", "product"])
-def test_every_documented_choice_trains_and_publishes(
-    store, two_pictures, monkeypatch, mode, priority, finetune_type, lora_rank
-):
-    monkeypatch.setattr(sheet, "SAMPLING_STEPS", 1)  # what is drawn is not looked at here
-    request = FinetuneRequest(
-        two_pictures,
-        training_steps=3,
-        mode=mode,
-        priority=priority,
-        finetune_type=finetune_type,
-        lora_rank=lora_rank,
-        captioning="captioning-disabled",
-    )
-    published = finetune.finetune(request)
-    assert published.manifest["inputs"] == request.inputs()
-    assert len(published.manifest["losses"]) == 3
-    weights = adapter.read_adapter(published.folder / adapter.WEIGHTS_NAME)
-    assert {min(tensor.shape) for tensor in weights.values()} == {lora_rank}
 
 
 def test_one_small_image_without_a_caption_is_enough(store, tmp_path):

@@ -18,7 +18,7 @@ from .scenes import Batches
 
 STEPS = 9000
 SQUARE_STEPS = 6000  # one shape first: where things stand is learned fastest on one grid; then all shapes
-LOOK_STEPS = 2400
+LOOK_STEPS = 3600
 DISTILLATION_STEPS = 600
 LEARNING_RATE = 1e-3
 LOOK_LEARNING_RATE = 6e-4  # it knows the things already
