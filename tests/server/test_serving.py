@@ -3,10 +3,12 @@
 import base64
 import io
 import itertools
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+import requests
 from helpers import publish, random_adapter
 from PIL import Image
 
@@ -63,8 +65,25 @@ def test_two_hundred_requests_over_twenty_finetunes(predict_server, finetunes):
     assert len(left) == 1 and left[0].startswith("image-"), left  # the last one, until the next request
 
 
+def test_a_cancelled_request_leaves_nothing_to_the_next(predict_server, finetunes):
+    wanted = {"prompt": "a hen, TOK style", "finetune_id": finetunes[0], "steps": 2, "seed": 1, "output_format": "png"}
+    before = predict_server.run(**wanted).json()["output"]
+    predict_server.wait_until_ready(seconds=10)
+    running = f"{predict_server.endpoint}/to-cancel"
+    body = {"input": wanted | {"finetune_id": finetunes[1], "steps": 50}}
+    assert requests.put(running, json=body, headers={"Prefer": "respond-async"}, timeout=10).status_code == 202
+    started = time.monotonic()
+    while "/50 [" not in predict_server.log.read_text():
+        assert time.monotonic() - started < 30
+        time.sleep(0.02)
+    assert requests.post(f"{running}/cancel", timeout=10).status_code == 200
+    predict_server.wait_until_ready(seconds=10)
+    assert "50/50 [" not in predict_server.log.read_text()
+    assert predict_server.run(**wanted).json()["output"] == before
+
+
 def test_a_prediction_reports_what_it_took(predict_server, finetunes):
-    request = {"prompt": "a hen, TOK style", "finetune_id": finetunes[0], "steps": 2, "seed": 1}
+    request = {"prompt": "a goose, TOK style", "finetune_id": finetunes[0], "steps": 2, "seed": 1}
     first, second = (predict_server.run(**request).json()["metrics"] for _ in range(2))
     for phase in ("fetch", "encode", "sampling", "decode"):
         assert 0 <= second[f"{phase}_seconds"] <= second["predict_time"]
