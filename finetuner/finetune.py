@@ -11,26 +11,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
 from finetuner import adapter, archive, captions, delta, encode, report
-from finetuner.base import WEIGHTS, Base, choose_base
+from finetuner.base import Base, choose_base
 from finetuner.checkpoint import Checkpoint
 from finetuner.distill import distill
 from finetuner.extract import extract
 from finetuner.flow import probe_velocities
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.paths import JOBS
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
-from finetuner.store import Finetune, Store
+from finetuner.store import Finetune, Store, StoreError, open_store
+from finetuner.store_files import MANIFEST, is_sealed, seal, staging_folder
 from finetuner.trainer import History, train
 
 log = logging.getLogger(__name__)
 
-JOBS = WEIGHTS / "jobs"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
 
 
@@ -42,6 +42,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
     Raises:
         ValueError: an input, the archive or the base is not usable; said before anything heavy is loaded.
         FloatingPointError: the training diverged; nothing is published.
+        StoreError: the store cannot be written; where the training is done by then, its result is kept.
     """
     seconds: dict[str, float] = {}
     base = choose_base()
@@ -53,8 +54,13 @@ def finetune(request: FinetuneRequest) -> Finetune:
     log.info("Recipe: %s", recipe.describe())
     examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
 
-    store = Store()
-    with Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
+    store = open_store()
+    store.check()
+    with Checkpoint(JOBS / job) as checkpoint:
+        staged = staging_folder(checkpoint.result)
+        if is_sealed(staged):
+            log.info("An earlier run of this job did the training and could not publish it")
+            return publish_result(store, staged)
         prompts = report.sheet_prompts(request.mode, request.trigger_word)
         with phase("encode", seconds):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
@@ -69,7 +75,6 @@ def finetune(request: FinetuneRequest) -> Finetune:
             pipeline = sampling_pipeline(base, transformer)
             report.write_report(staged / "report", pipeline, base, request, prompts, sheet_texts, learned.history, summary)
         manifest = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "base": base.describe(),
             "inputs": request.inputs(),
             "recipe": asdict(recipe),
@@ -80,9 +85,34 @@ def finetune(request: FinetuneRequest) -> Finetune:
             "peak_memory_bytes": peak_memory_bytes(),
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }
-        published = store.publish(staged, manifest)
-    log.info("Published finetune %s in %.0f s", published.id, sum(seconds.values()))
+        seal(staged, manifest)
+        return publish_result(store, staged)
+
+
+def publish_result(store: Store, sealed: Path) -> Finetune:
+    try:
+        published = store.put(sealed)
+    except StoreError as error:
+        raise StoreError(
+            f"{error}. The training is done and its result kept in {sealed}. To publish it, send the same request again, or"
+            f" run: python -m finetuner publish {sealed.parent.name}"
+        ) from error
+    log.info("Published finetune %s", published.id)
     return published
+
+
+def publish(job: str) -> Finetune:
+    """Publish what a job made and could not publish.
+
+    Raises:
+        ValueError: there is no such result.
+        StoreError: the store still cannot be written; the result stays.
+    """
+    waiting = [path.parent.parent.name for path in JOBS.glob(f"*/result/{MANIFEST}")]
+    if job not in waiting:
+        raise ValueError(f"JOB: no result of {job!r} waits to be published. Those that do: {', '.join(waiting) or 'none'}.")
+    with Checkpoint(JOBS / job) as checkpoint:
+        return publish_result(open_store(), checkpoint.result)
 
 
 @dataclass(frozen=True)

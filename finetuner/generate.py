@@ -18,7 +18,7 @@ from finetuner.base import Base, choose_base
 from finetuner.encode import Size, encode_texts
 from finetuner.recipe import RANKS
 from finetuner.sampling import ASPECT_RATIOS, native_size, sample
-from finetuner.store import Finetune, Store
+from finetuner.store import Finetune, Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Generator:
 
     @classmethod
     def open(cls) -> Generator:
-        return cls(choose_base(), Store())
+        return cls(choose_base(), open_store())
 
     def generate(self, request: ImageRequest) -> Path:
         """Make the image and write it to a new temporary file, which is the caller's to delete.

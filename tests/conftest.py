@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +52,18 @@ def dataset() -> Dataset:
 
     texts = TextEmbeddings(torch.randn(4, 5, 24, generator=generator), torch.randn(4, 24, generator=generator))
     return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, shift_factor=0.0, scaling_factor=1.0)
+
+
+@pytest.fixture
+def full_disk(tmp_path) -> Iterator[Path]:
+    """A disk of a megabyte."""
+    if os.geteuid():
+        pytest.skip("mounting a small disk takes root")
+    folder = tmp_path / "full"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""What several tests make: archives, and adapters of random weights."""
+"""What several tests make: archives, adapters of random weights, finetunes."""
 
 from __future__ import annotations
 
 import io
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from finetuner import adapter
 from finetuner.plan import Plan
 from finetuner.recipe import Recipe
+from finetuner.store import Store
 
 PLAN = Plan("float32", checkpointing=False, micro_batch=4, accumulation=1, peak_bytes=0)
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -57,3 +59,20 @@ def random_adapter(transformer: FluxTransformer2DModel, rank: int, seed: int = 0
         weights[f"{name}.lora_A.weight"] = 0.1 * torch.randn(rank, linear.in_features, generator=generator)
         weights[f"{name}.lora_B.weight"] = 0.05 * torch.randn(linear.out_features, rank, generator=generator)
     return weights
+
+
+def publish_files(store: Store, content: bytes = b"weights" * 1000, **changes) -> str:
+    """Publish a finetune whose weights are these bytes; for what never looks into them."""
+    with tempfile.TemporaryDirectory() as folder:
+        return store.publish(files_of_a_finetune(Path(folder), content), manifest_of(**changes)).id
+
+
+def files_of_a_finetune(folder: Path, content: bytes = b"weights" * 1000) -> Path:
+    (folder / "report").mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(content)
+    (folder / "report" / "README.md").write_text("card")
+    return folder
+
+
+def manifest_of(trigger_word: str = "TOK", **changes) -> dict:
+    return {"inputs": {"trigger_word": trigger_word}, "base": {"name": "flux-emoji"}} | changes

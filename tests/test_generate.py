@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import logging
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,21 +13,21 @@ from PIL import Image
 from finetuner import adapter
 from finetuner.generate import EXIF_IFD, EXIF_USER_COMMENT, Generator, ImageRequest
 from finetuner.sampling import ASPECT_RATIOS
-from finetuner.store import Store
+from finetuner.store import FolderStore, Store
 
 PROMPT = "a fox, TOK style"
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
-    return Store(tmp_path_factory.mktemp("finetunes"))
+    return FolderStore(tmp_path_factory.mktemp("finetunes"))
 
 
 def publish(store: Store, base, seed: int, rank: int = 32, trained_on: dict | None = None) -> str:
     """A finetune of random weights, strong enough to change every picture."""
-    with store.staging("job") as staged:
-        adapter.save_adapter(random_adapter(base.load_transformer(), rank, seed), rank, staged)
-        return store.publish(staged, {"base": trained_on or base.describe(), "inputs": {"trigger_word": "TOK"}}).id
+    with tempfile.TemporaryDirectory() as staged:
+        adapter.save_adapter(random_adapter(base.load_transformer(), rank, seed), rank, Path(staged))
+        return store.publish(Path(staged), {"base": trained_on or base.describe(), "inputs": {"trigger_word": "TOK"}}).id
 
 
 @pytest.fixture(scope="module")
