@@ -20,7 +20,7 @@ from finetuner.encode import Size
 from finetuner.generate import Generator, ImageRequest
 from finetuner.sampling import native_size
 from finetuner.slot import PackedAdapter, Slot
-from finetuner.store import Store
+from finetuner.store import FolderStore, Store
 
 STEPS = 20
 REQUESTS = 9
@@ -36,7 +36,7 @@ def run() -> str:
     torch.set_num_threads(1)
     base = choose_base()
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
+        store = FolderStore(Path(folder))
         finetunes = [publish(store, base, seed) for seed in (1, 2)]
         generator, bare = Generator(base, store), base.load_pipeline()
         bare.set_progress_bar_config(disable=True)
@@ -66,9 +66,9 @@ def publish(store: Store, base: Base, seed: int) -> str:
         linear = transformer.get_submodule(name)
         weights[f"{name}.lora_A.weight"] = 0.02 * torch.randn(RANK, linear.in_features, generator=generator)
         weights[f"{name}.lora_B.weight"] = 0.02 * torch.randn(linear.out_features, RANK, generator=generator)
-    with store.staging("job") as staged:
-        adapter.save_adapter(weights, RANK, staged)
-        return store.publish(staged, {"base": base.describe(), "inputs": {"trigger_word": "TOK"}}).id
+    with tempfile.TemporaryDirectory() as staged:
+        adapter.save_adapter(weights, RANK, Path(staged))
+        return store.publish(Path(staged), {"base": base.describe(), "inputs": {"trigger_word": "TOK"}}).id
 
 
 def requests(generator: Generator, bare: FluxPipeline, finetune_id: str) -> list[tuple[str, float, str]]:

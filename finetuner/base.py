@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
+from finetuner.paths import WEIGHTS
 from finetuner.quantise import PRECISIONS, quantise
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = ROOT / "weights"
 PRODUCTION = "FLUX.1-dev"
 EMBEDDED = "flux-emoji"
 MANIFEST = "base.json"

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import torch
 
+from finetuner.store_files import is_sealed
+
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 30  # of work that a kill can cost; seconds, since a step takes from 0.1 s to 5 s
@@ -27,12 +29,14 @@ class Checkpoint:
     """One file in a folder of the job's own, replaced atomically. Only the job that wrote it reads it.
 
     As a context manager it removes the folder when the job has ended: finished, or cancelled by the user (Cog cancels with a
-    BaseException of its own). After a failure or an interruption the folder stays, so that the same job can go on.
+    BaseException of its own). After a failure or an interruption the folder stays, so that the same job can go on, or publish
+    the result that it has in ``result``.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.path = folder / "checkpoint.pt"
+        self.result = folder / "result"
         self.last_save = time.monotonic()
 
     def __enter__(self) -> Checkpoint:
@@ -49,7 +53,7 @@ class Checkpoint:
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         interrupted = kind is not None and issubclass(kind, (Exception, KeyboardInterrupt, SystemExit))
-        if not interrupted or not self.path.exists():
+        if not interrupted or not (self.path.exists() or is_sealed(self.result)):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.close()
 

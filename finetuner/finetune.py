@@ -7,25 +7,25 @@ import importlib.metadata
 import json
 import logging
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from finetuner import adapter, archive, captions, encode, report
-from finetuner.base import WEIGHTS, Base, choose_base
+from finetuner.base import Base, choose_base
 from finetuner.checkpoint import Checkpoint
 from finetuner.learn import learn
+from finetuner.paths import JOBS
 from finetuner.phases import Phases
 from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
 from finetuner.sheet import sheet_prompts, strength_sheet
-from finetuner.store import Finetune, Store
+from finetuner.store import Finetune, Store, StoreError, open_store
+from finetuner.store_files import MANIFEST, is_sealed, seal, staging_folder
 from finetuner.tracker import tracking
 from finetuner.trainer import History
 
 log = logging.getLogger(__name__)
 
-JOBS = WEIGHTS / "jobs"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
 
 
@@ -37,6 +37,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
     Raises:
         ValueError: an input, the archive or the base is not usable; said before anything heavy is loaded.
         FloatingPointError: the training diverged; nothing is published.
+        StoreError: the store cannot be written; where the training is done by then, its result is kept.
     """
     phases = Phases()
     base = choose_base()
@@ -49,8 +50,13 @@ def finetune(request: FinetuneRequest) -> Finetune:
     log.info("Recipe: %s", recipe.describe())
     examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
 
-    store = Store()
-    with tracking(job[:12], asdict(recipe)), Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
+    store = open_store()
+    store.check()
+    with tracking(job[:12], asdict(recipe)), Checkpoint(JOBS / job) as checkpoint:
+        staged = staging_folder(checkpoint.result)
+        if is_sealed(staged):
+            log.info("An earlier run of this job did the training and could not publish it")
+            return publish_result(store, staged)
         prompts = sheet_prompts(request)
         with phases.phase("encode"):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
@@ -59,7 +65,6 @@ def finetune(request: FinetuneRequest) -> Finetune:
         with phases.phase("train"):
             learned = learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
         facts = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "base": base.describe(),
             "inputs": request.inputs(),
             "recipe": asdict(recipe),
@@ -76,10 +81,34 @@ def finetune(request: FinetuneRequest) -> Finetune:
             sheet = strength_sheet(sampling_pipeline(base, transformer), base, recipe, prompts, sheet_texts)
             so_far = facts | phases.facts()
             report.write_report(staged, so_far, request, base, recipe, examples, learned.history, sheet)
-        manifest = facts | phases.facts()
-        published = store.publish(staged, manifest)
-    log.info("Published finetune %s in %.0f s", published.id, sum(phases.seconds.values()))
+        seal(staged, facts | phases.facts())
+        return publish_result(store, staged)
+
+
+def publish_result(store: Store, sealed: Path) -> Finetune:
+    try:
+        published = store.put(sealed)
+    except StoreError as error:
+        raise StoreError(
+            f"{error}. The training is done and its result kept in {sealed}. To publish it, send the same request again, or"
+            f" run: python -m finetuner publish {sealed.parent.name}"
+        ) from error
+    log.info("Published finetune %s", published.id)
     return published
+
+
+def publish(job: str) -> Finetune:
+    """Publish what a job made and could not publish.
+
+    Raises:
+        ValueError: there is no such result.
+        StoreError: the store still cannot be written; the result stays.
+    """
+    waiting = [path.parent.parent.name for path in JOBS.glob(f"*/result/{MANIFEST}")]
+    if job not in waiting:
+        raise ValueError(f"JOB: no result of {job!r} waits to be published. Those that do: {', '.join(waiting) or 'none'}.")
+    with Checkpoint(JOBS / job) as checkpoint:
+        return publish_result(open_store(), checkpoint.result)
 
 
 def job_fingerprint(request: FinetuneRequest, recipe: Recipe, base: Base, data_fingerprint: str) -> str:

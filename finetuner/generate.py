@@ -27,7 +27,7 @@ from finetuner.encode import Size, TextEmbeddings, encode_texts
 from finetuner.recipe import RANKS
 from finetuner.sampling import ASPECT_RATIOS, decode, native_size, sample_latents
 from finetuner.slot import PackedAdapter, Slot
-from finetuner.store import Finetune, Store
+from finetuner.store import Finetune, Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Generator:
 
     @classmethod
     def open(cls) -> Generator:
-        return cls(choose_base(), Store())
+        return cls(choose_base(), open_store())
 
     def generate(self, request: ImageRequest, folder: Path | None = None) -> Generated:
         """Make the image and write it to a new file in ``folder`` (the system's for temporary files where none is named),

@@ -53,14 +53,19 @@ class FinetuneRequest:
             raise ValueError(
                 f"learning_rate: {self.learning_rate:g} is not between {LEARNING_RATES[0]:g} and {LEARNING_RATES[1]:g}."
             )
-        if not self.trigger_word.strip():
-            raise ValueError("trigger_word: is empty. Give a made-up word, for example TOK: prompts name the concept by it.")
-        if len(self.trigger_word.split()) > 1:
-            raise ValueError(f"trigger_word: {self.trigger_word!r} is more than one word. Join it, for example with '_'.")
+        check_trigger_word(self.trigger_word)
 
     def inputs(self) -> dict:
         """The inputs as JSON values; the archive by its name alone (its place is temporary)."""
         return asdict(self) | {"input_images": self.input_images.name}
+
+
+def check_trigger_word(word: str) -> None:
+    """Raise ValueError where it is not one word."""
+    if not word.strip():
+        raise ValueError("trigger_word: is empty. Give a made-up word, for example TOK: prompts name the concept by it.")
+    if len(word.split()) > 1:
+        raise ValueError(f"trigger_word: {word!r} is more than one word. Join it, for example with '_'.")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from finetuner import finetune
 from finetuner.base import Base, choose_base
 from finetuner.encode import Bucket, Dataset, TextEmbeddings
-from finetuner.store import Store
+from finetuner.store import FolderStore
 
 # A worker of pytest-xdist, and each process it starts, keeps to a core of its own: more threads than cores wait for each other.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
@@ -58,11 +61,23 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Store:
+def store(tmp_path, monkeypatch) -> FolderStore:
     """An empty store, and an empty place for jobs."""
     monkeypatch.setenv("FINETUNE_STORE", str(tmp_path / "finetunes"))
     monkeypatch.setattr(finetune, "JOBS", tmp_path / "jobs")
-    return Store()
+    return FolderStore(tmp_path / "finetunes")
+
+
+@pytest.fixture
+def full_disk(tmp_path) -> Iterator[Path]:
+    """A disk of a megabyte."""
+    if os.geteuid():
+        pytest.skip("mounting a small disk takes root")
+    folder = tmp_path / "full"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""What several tests make: archives, and adapters of random weights."""
+"""What several tests make: archives, adapters of random weights, finetunes."""
 
 from __future__ import annotations
 
 import io
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -63,6 +64,23 @@ def random_adapter(transformer: FluxTransformer2DModel, rank: int, seed: int = 0
 
 def publish(store: Store, base: Base, weights: dict[str, torch.Tensor], rank: int, trained_on: dict | None = None) -> str:
     """Put a finetune of these weights into the store, as a training does. Returns its id."""
-    with store.staging("job") as staged:
-        adapter.save_adapter(weights, rank, staged)
-        return store.publish(staged, {"base": trained_on or base.describe(), "inputs": {"trigger_word": "TOK"}}).id
+    with tempfile.TemporaryDirectory() as folder:
+        adapter.save_adapter(weights, rank, Path(folder))
+        return store.publish(Path(folder), manifest_of(base=trained_on or base.describe())).id
+
+
+def publish_files(store: Store, content: bytes = b"weights" * 1000, **changes) -> str:
+    """Publish a finetune whose weights are these bytes; for what never looks into them."""
+    with tempfile.TemporaryDirectory() as folder:
+        return store.publish(files_of_a_finetune(Path(folder), content), manifest_of(**changes)).id
+
+
+def files_of_a_finetune(folder: Path, content: bytes = b"weights" * 1000) -> Path:
+    (folder / "report").mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(content)
+    (folder / "report" / "README.md").write_text("card")
+    return folder
+
+
+def manifest_of(trigger_word: str = "TOK", **changes) -> dict:
+    return {"inputs": {"trigger_word": trigger_word}, "base": {"name": "flux-emoji"}} | changes

@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 
 from finetuner.generate import Generator, ImageRequest
 from finetuner.sampling import ASPECT_RATIOS
-from finetuner.store import Store
+from finetuner.store import FolderStore
 
 REQUESTS, FINETUNES = 50, 5
 
@@ -29,7 +29,7 @@ def generator(request, base, tmp_path, monkeypatch) -> Generator:
     torch._dynamo.reset()
     counters.clear()
     monkeypatch.setenv("COMPILE", "1")
-    yield Generator(base, Store(tmp_path))
+    yield Generator(base, FolderStore(tmp_path))
     torch._dynamo.reset()
 
 

@@ -22,6 +22,8 @@ from finetuner.captions import with_trigger_word
 from finetuner.encode import encode
 from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
 from finetuner.recipe import FinetuneRequest
+from finetuner.store import StoreError
+from finetuner.store_files import seal
 
 STYLE = EXAMPLES / "line-icons.zip"
 HELD_OUT = Path(__file__).parent / "held_out"
@@ -135,6 +137,27 @@ def test_a_cancelled_job_stops_at_once_and_leaves_nothing(tmp_path, monkeypatch)
     with pytest.raises(Cancelled):
         finetune.finetune(style_request(training_steps=50))
     assert len(steps) == 5 and not left_behind(tmp_path)
+
+
+def test_a_result_that_cannot_be_published_is_kept_and_published_later(store, tmp_path, monkeypatch):
+    def seal_and_lose_the_store(*arguments) -> None:
+        seal(*arguments)
+        store.folder.rmdir()
+        store.folder.touch()
+
+    monkeypatch.setattr(finetune, "seal", seal_and_lose_the_store)
+    sentence = r"^FINETUNE_STORE: .* could not be written: .* kept in \S*result\. .* python -m finetuner publish \w{64}$"
+    with pytest.raises(StoreError, match=sentence):
+        finetune.finetune(style_request(training_steps=2))
+    (job,) = (tmp_path / "jobs").iterdir()
+    with pytest.raises(StoreError, match=sentence):
+        finetune.publish(job.name)
+
+    store.folder.unlink()
+    monkeypatch.setattr(finetune, "learn", None)  # nothing is trained again
+    published = finetune.finetune(style_request(training_steps=2))
+    assert left_behind(tmp_path) == [published.folder]
+    assert store.fetch(published.id).manifest["seconds"]
 
 
 JOB = """

@@ -16,14 +16,14 @@ from finetuner.adapter import WEIGHTS_NAME
 from finetuner.generate import EXIF_IFD, EXIF_USER_COMMENT, Generator, ImageRequest
 from finetuner.sampling import ASPECT_RATIOS
 from finetuner.slot import PackedAdapter
-from finetuner.store import Store
+from finetuner.store import FolderStore, Store
 
 PROMPT = "a fox, TOK style"
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
-    return Store(tmp_path_factory.mktemp("finetunes"))
+    return FolderStore(tmp_path_factory.mktemp("finetunes"))
 
 
 def publish_random(store: Store, base, seed: int, rank: int = 32, **facts) -> str:

@@ -12,7 +12,7 @@ import requests
 from helpers import publish, random_adapter
 from PIL import Image
 
-from finetuner.store import Store
+from finetuner.store import FolderStore
 
 REQUESTS, FINETUNES, SETTLED = 200, 20, 50
 FORMATS = {"jpg": "JPEG", "png": "PNG"}
@@ -20,7 +20,7 @@ FORMATS = {"jpg": "JPEG", "png": "PNG"}
 
 @pytest.fixture(scope="module")
 def finetunes(predict_server, base) -> list[str]:
-    store, transformer = Store(Path(predict_server.environment["FINETUNE_STORE"])), base.load_transformer()
+    store, transformer = FolderStore(Path(predict_server.environment["FINETUNE_STORE"])), base.load_transformer()
     ranks = itertools.cycle((16, 32))
     return [
         publish(store, base, random_adapter(transformer, rank, seed), rank)

@@ -1,0 +1,88 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import files_of_a_finetune, manifest_of, publish_files
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from finetuner import cli, finetune
+from finetuner.lora_formats import target_shapes
+from finetuner.store import FolderStore
+from finetuner.store_files import seal
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch) -> FolderStore:
+    monkeypatch.setenv("FINETUNE_STORE", str(tmp_path / "finetunes"))
+    return FolderStore(tmp_path / "finetunes")
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_list_shows_every_finetune_and_as_json_too(store):
+    ids = [publish_files(store, created=f"202{year}-01-01T00:00:00+00:00") for year in (7, 6)]
+    lines = run("list").splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ids
+    assert lines[0].split()[1:] == ["2027-01-01", "00:00", "flux-emoji", "TOK"]
+    listed = json.loads(run("list", "--json"))
+    assert [entry["id"] for entry in listed] == ids and listed[0]["trigger_word"] == "TOK"
+
+
+def test_one_is_shown_and_deleted(store):
+    finetune_id = publish_files(store)
+    shown = run("show", finetune_id)
+    assert finetune_id in shown and "TOK" in shown and "flux-emoji" in shown
+    assert json.loads(run("show", finetune_id, "--json")) == store.manifest(finetune_id)
+    assert finetune_id in run("delete", finetune_id)
+    assert not store.summaries()
+
+
+def test_a_file_is_imported_and_exported(store, base, tmp_path):
+    name, (out, width) = next(iter(target_shapes(base.transformer_config).items()))
+    file = {f"{name}.lora_A.weight": torch.ones(2, width), f"{name}.lora_B.weight": torch.ones(out, 2)}
+    save_file(file, tmp_path / "in.safetensors")
+    finetune_id = run("import", tmp_path / "in.safetensors", "--trigger-word", "TOK").strip()
+    assert store.fetch(finetune_id).trigger_word == "TOK"
+    run("export", finetune_id, tmp_path / "out.safetensors", "--format", "kohya")
+    assert (tmp_path / "out.safetensors").exists()
+    again = json.loads(run("import", tmp_path / "out.safetensors", "--trigger-word", "TOK", "--json"))["finetune_id"]
+    weights = "pytorch_lora_weights.safetensors"
+    assert store.manifest(again)["sha256"][weights] == store.manifest(finetune_id)["sha256"][weights]
+
+
+def test_the_result_of_a_job_is_published_and_its_folder_goes(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "JOBS", tmp_path / "jobs")
+    made = seal(files_of_a_finetune(tmp_path / "jobs" / "abc" / "result"), manifest_of())
+    for other in ("nothing", "../jobs/abc"):
+        with pytest.raises(ValueError, match=r"^JOB: no result of .* waits to be published\. Those that do: abc\."):
+            run("publish", other)
+    assert run("publish", "abc").strip() == made["id"]
+    assert store.fetch(made["id"]).trigger_word == "TOK"
+    assert not list((tmp_path / "jobs").iterdir())
+
+
+def test_what_lists_imports_no_torch_and_an_error_is_one_sentence(store):
+    def start(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-X", "importtime", "-m", "finetuner", *arguments]
+        return subprocess.run(command, cwd=PROJECT, env=os.environ, capture_output=True, text=True)
+
+    finetune_id = publish_files(store)
+    listed = start("list")
+    assert listed.returncode == 0 and finetune_id in listed.stdout
+    assert "torch" not in listed.stderr and "s3fs" not in listed.stderr
+    failed = start("show", "nonsense")
+    assert failed.returncode == 1 and failed.stderr.splitlines()[-1].startswith(
+        "python -m finetuner: finetune_id: 'nonsense' is"
+    )
+    assert "Traceback" not in failed.stderr
