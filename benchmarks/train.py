@@ -15,10 +15,11 @@ import torch
 
 from finetuner import adapter, archive, captions, delta, encode
 from finetuner import finetune as job
-from finetuner.base import ROOT, choose_base
+from finetuner.base import choose_base
 from finetuner.checkpoint import Checkpoint
 from finetuner.extract import extract
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.paths import ROOT
 from finetuner.recipe import FinetuneRequest, recipe_for
 from finetuner.trainer import backward, draw, train
 
