@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 from reports import make
 
@@ -26,6 +27,12 @@ def test_a_report_is_a_page_a_card_and_their_pieces(folder):
     pictures = {f"report/sheet/1-strength-{strength}.png" for strength in ("0", "0.5", "1", "1.5")}
     pieces = {"curve.png", "strengths.png", "training.png", "history.json", "sheet.json", "index.html"}
     assert files == {"README.md", *(f"report/{name}" for name in pieces), *pictures}
+
+
+def test_the_cards_gallery_is_what_is_drawn_at_strength_1(folder, made):
+    (shown,) = ModelCard((folder / "README.md").read_text()).data.widget
+    drawn = Image.open(folder / shown["output"]["url"])
+    assert drawn.getpixel((0, 0)) == made.sheet.rows[0][STRENGTHS.index(1.0)].getpixel((0, 0))
 
 
 def test_the_history_has_a_value_a_step_of_everything(folder, made):

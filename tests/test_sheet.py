@@ -2,11 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_recipe, random_adapter
+import torch
+from helpers import make_recipe
 from PIL import Image
 
 from finetuner import sheet as sheets
-from finetuner.adapter import Slot
+from finetuner.adapter import add_adapter, trainable_weights
 from finetuner.encode import TextEmbeddings, encode_texts
 from finetuner.recipe import MODES, FinetuneRequest
 from finetuner.sampling import DEFAULT_GUIDANCE, sample
@@ -42,18 +43,12 @@ def test_every_prompt_has_the_trigger_word_and_a_short_training_pays_for_fewer(m
 
 @pytest.fixture(scope="module")
 def pipeline(base):
-    """With a place for an adapter, empty."""
     pipeline = base.load_pipeline()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-@pytest.fixture(scope="module")
-def slot(pipeline) -> Slot:
-    return Slot(pipeline.transformer, rank=4)
-
-
-def test_the_sheet_shows_what_predictions_draw_at_each_strength_beginning_with_the_base(base, pipeline, slot, monkeypatch):
+def test_the_sheet_shows_what_predictions_draw_at_each_strength_beginning_with_the_base(base, pipeline, monkeypatch):
     monkeypatch.setattr(sheets, "SAMPLING_STEPS", 4)
     prompts = ["a fox on a teal background", "a house on a pink background"]
     texts = encode_texts(pipeline, prompts, base.max_sequence_length)
@@ -63,7 +58,9 @@ def test_the_sheet_shows_what_predictions_draw_at_each_strength_beginning_with_t
         return np.array(sample(pipeline, text, (64, 64), steps=4, guidance=DEFAULT_GUIDANCE, seed=SEED)[0], dtype=int)
 
     before = [drawn(row) for row in range(2)]
-    slot.load(random_adapter(base.load_transformer(), rank=4))
+    add_adapter(pipeline.transformer, rank=4, seed=0)
+    for parameter in trainable_weights(pipeline.transformer).values():
+        torch.nn.init.normal_(parameter, std=0.07, generator=torch.Generator().manual_seed(0))
     sheet = strength_sheet(pipeline, base, make_recipe(resolutions=(64, 96)), prompts, texts)
     assert sheet.size == (64, 64) and sheet.prompts == prompts and [len(row) for row in sheet.rows] == [len(STRENGTHS)] * 2
 
@@ -74,7 +71,7 @@ def test_the_sheet_shows_what_predictions_draw_at_each_strength_beginning_with_t
         assert abs(end - first).mean() > 5
 
 
-def test_the_sheet_is_no_larger_than_what_was_trained_on(base, pipeline, slot, monkeypatch):
+def test_the_sheet_is_no_larger_than_what_was_trained_on(base, pipeline, monkeypatch):
     monkeypatch.setattr(sheets, "SAMPLING_STEPS", 1)
     texts = encode_texts(pipeline, ["TOK"], base.max_sequence_length)
     assert strength_sheet(pipeline, base, make_recipe(resolutions=(32, 96)), ["TOK"], texts).size == (32, 32)

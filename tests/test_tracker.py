@@ -45,7 +45,9 @@ def test_a_run_ends_with_its_training_even_one_that_broke(tmp_path, monkeypatch)
     with pytest.raises(FloatingPointError), tracking("broken", {}):
         track(1, loss=2.0)
         raise FloatingPointError
+    files = set(tmp_path.rglob("*"))
     track(2, loss=3.0)
+    assert set(tmp_path.rglob("*")) == files
     assert [event.value for event in events(tmp_path / "broken").Scalars("loss")] == [2.0]
 
 
