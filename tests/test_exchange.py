@@ -24,7 +24,7 @@ def finetune(store, base, tmp_path_factory) -> Finetune:
 
 
 def picture(generator: Generator, finetune: Finetune) -> bytes:
-    path = generator.generate(ImageRequest("a fox, TOK style", finetune.id, steps=2, seed=5, output_format="png"))
+    path = generator.generate(ImageRequest("a fox, TOK style", finetune.id, steps=2, seed=5, output_format="png")).path
     with Image.open(path) as image:
         pixels = image.tobytes()
     path.unlink()
