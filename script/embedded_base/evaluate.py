@@ -11,13 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from . import captions, codec, pictures, text
-from .looks import LOOKS
+from .looks import LOOKS, redraw
 from .scenes import FAMILIES, SHAPES
 
 STEPS = 20
 GUIDANCE = 3.0
 FEATURE_SIDE = 16  # pictures are compared as blurred thumbnails: shape and colour count, fine detail does not
 NAMED_CAPTIONS = 200
+LOOK_CAPTIONS = 4  # of each look
 SHEET_ROWS, SHEET_COLUMNS = 6, 8
 
 
@@ -83,6 +84,25 @@ def naming(folder: Path, pipeline: FluxPipeline, concepts: list[pictures.Concept
     return right_name / NAMED_CAPTIONS, right_background / NAMED_CAPTIONS
 
 
+def look_naming(folder: Path, pipeline: FluxPipeline, concepts: list[pictures.Concept], words: dict[str, str]) -> float:
+    """Share of captions, each of a thing in a look that goes by its word of ``words``, whose picture is nearest to that thing
+    in that look, of all looks and none."""
+    rng = np.random.default_rng(13)
+    asked = [(concepts[i], look) for look in words for i in rng.choice(len(concepts), LOOK_CAPTIONS, replace=False)]
+    prompts = [f"{captions.with_article(c.name)} on a teal background, {words[look]} style" for c, look in asked]
+    right = 0
+    for (concept, look), image in zip(asked, draw(pipeline, prompts), strict=True):
+        drawn = pictures.drawing(folder, pictures.NOTO, concept.code)
+        candidates = [(other, redraw(drawn, other), scale) for other in (None, *LOOKS) for scale in (0.8, 0.88, 0.95)]
+        scenes = [
+            pictures.compose(picture, pictures.BACKGROUNDS["teal"], image.size, scale, (0.5, 0.5))
+            for _, picture, scale in candidates
+        ]
+        distance = ((features(np.stack(scenes)) - features(np.asarray(image)[None])) ** 2).sum(1)
+        right += candidates[int(distance.argmin())][0] == look
+    return right / len(asked)
+
+
 def sheet_prompts(concepts: list[pictures.Concept]) -> list[str]:
     """48 prompts, every fifth concept or so: each third one on a named background, a few in the flat look."""
     rng = np.random.default_rng(12)
@@ -132,5 +152,7 @@ def evaluate(folder: Path, pipeline: FluxPipeline, concepts: list[pictures.Conce
         "codec_psnr_unseen": codec.measure(folder, pipeline.vae, pictures.UNSEEN_FAMILIES),
         "right_name": right_name,
         "right_background": right_background,
+        "right_look": look_naming(folder, pipeline, concepts, {look: look for look in LOOKS}),
+        "right_look_by_word": look_naming(folder, pipeline, concepts, {k: w[0] for k, w in captions.LOOK_WORDS.items()}),
         "pictures": sum(s.scenes * len(FAMILIES) + s.look_scenes * len(LOOKS) for s in SHAPES) * len(concepts),
     }

@@ -12,7 +12,7 @@ from . import text
 from .transformer import new_scheduler
 
 NAME = "flux-emoji"
-VERSION = "1.1"
+VERSION = "1.2"
 LICENCE = "Apache-2.0"
 
 MANIFEST = {
