@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,8 +145,8 @@ class FolderStore(Store):
 
     def summaries(self) -> list[Summary]:
         with self._sentence("listed"):
-            manifests = (parse_manifest(path.read_bytes()) for path in self.folder.glob(f"[!.]*/{MANIFEST}"))
-            return newest_first(Summary.of(manifest) for manifest in manifests if manifest)
+            summaries = map(_summary, self.folder.glob(f"[!.]*/{MANIFEST}"))
+            return newest_first(summary for summary in summaries if summary)
 
     def delete(self, finetune_id: str) -> None:
         finetune_id = checked_id(finetune_id)
@@ -206,5 +207,13 @@ def damaged(finetune_id: str, name: str) -> ValueError:
     return ValueError(f"finetune_id: {name} of {finetune_id} is missing or damaged. Train it again or restore the file.")
 
 
-def newest_first(summaries: Iterator[Summary]) -> list[Summary]:
+def _summary(manifest: Path) -> Summary | None:
+    """None where it is damaged, or deleted meanwhile. Its SHA-256 is left to whoever opens it: a list reads thousands."""
+    try:
+        return Summary.of(json.loads(manifest.read_bytes()))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def newest_first(summaries: Iterable[Summary]) -> list[Summary]:
     return sorted(summaries, key=lambda summary: summary.created, reverse=True)

@@ -83,6 +83,7 @@ def test_what_is_listed_is_what_is_published_the_newest_first(store):
     newest = publish_files(store)
     oldest = publish_files(store, trigger_word="OLD", created="2026-01-01T00:00:00+00:00")
     (store.folder / str(uuid.uuid4())).mkdir()  # no manifest
+    (store.folder / publish_files(store) / MANIFEST).write_text('{"id": "half')
     listed = store.summaries()
     assert [summary.id for summary in listed] == [newest, oldest]
     assert listed[1] == Summary(oldest, "2026-01-01T00:00:00+00:00", "flux-emoji", "OLD")
