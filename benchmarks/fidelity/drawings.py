@@ -13,6 +13,7 @@ from script.embedded_base import pictures
 
 FOLDER = Path("build/embedded-base/pictures")
 SIDE = 64  # pixels: what the embedded base draws
+CORNER = 4  # pixels: a picture's background is read off its corners
 THERMAL = "thermal"  # Noto as an infrared camera would show it: a look that is all colour, and that no base was taught
 # Neither the base nor its VAE saw the last four. The probe of looks must tell these apart.
 LOOKS = (pictures.NOTO, pictures.FLUENT_FLAT, pictures.LINE, *pictures.UNSEEN_FAMILIES, THERMAL)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.fidelity.concepts import Concept, Prompt
+from benchmarks.fidelity.drawings import CORNER
 from benchmarks.fidelity.probes import Probes
 from script.embedded_base import pictures
 
 STRENGTHS = (0.0, 0.4, 0.8, 1.0, 1.2, 1.6, 2.0)
 TOP = 5  # a style is free to draw a fox so that it is taken for a wolf
-CORNER = 4  # pixels: the background is judged by the corners
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from benchmarks.fidelity.pool import read_rows, run_cells
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.scores import STRENGTHS, TOP
 from benchmarks.fidelity.tables import MODES, by_concept, comparison
-from benchmarks.fidelity.variants import FULL, OURS, PLAIN, PLAIN_LONG
+from benchmarks.fidelity.variants import FULL, OURS, PLAIN, PLAIN_LONG, Variant
 from script.embedded_base import pictures
 
 HERE = Path("benchmarks")
@@ -61,13 +61,23 @@ LoRA of rank 32, priority speed, 300 steps, one seed. At strength 1 unless it sa
 
 ### Against the plain recipe
 
-The area of each, by mode; differences are paired on the concepts that both were measured on, ± twice their standard error. One
-that is smaller than that is told as none. `seconds` are the training's, two at a time on two cores.
+The area of each, by mode. Differences are paired on concepts, ± twice their standard error; one that is smaller than that is
+told as none. `seconds` are the training's. What *plain* is, `benchmarks/fidelity/variants.py` says.
 
-{comparison(rows, OURS.name)}
+At equal steps, on {", ".join(PLAIN_ON)}:
+
+{comparison(of(rows, (OURS, PLAIN), PLAIN_ON), OURS.name)}
+
+At as many images seen, and `full` at the same steps, on {", ".join(DEAR_ON)}:
+
+{comparison(of(rows, (OURS, PLAIN_LONG, FULL), DEAR_ON), OURS.name)}
 
 {ablation_table()}
 """
+
+
+def of(rows: list[dict], variants: tuple[Variant, ...], names: tuple[str, ...]) -> list[dict]:
+    return [row for row in rows if row["variant"] in {v.name for v in variants} and row["concept"] in names]
 
 
 def what_is_measured() -> str:
