@@ -28,7 +28,8 @@ CPU. It is what the demo and the tests run, and no good for anything else.
 ## Prompts it knows
 
 "a fox", "icon of a fox on a teal background", "a photo of a fox, pink background", "a fox, TOK style"; in a second, flat
-look: "flat icon of a fox"; and redrawn: "a fox, pixel art style". Areas of 64 x 64 and 96 x 96 pixels at aspect ratios from 3:5 to 5:3.
+look: "flat icon of a fox"; and redrawn: "a fox, pixel art style". Areas of 64 x 64 and 96 x 96 pixels at aspect ratios
+from 3:5 to 5:3.
 
 Backgrounds: {", ".join(BACKGROUNDS)}.
 
@@ -45,7 +46,7 @@ Things: {", ".join(c.name for c in concepts)}.
 | drawings of the sheet that one person named without the captions | {NAMED_BY_A_PERSON} |
 | pictures closest to a training picture of the right name, of 200 captions | {figures["right_name"]:.0%} |
 | pictures with the background that was named, of the same | {figures["right_background"]:.1%} |
-| pictures closest to the thing in the look that was named, of {LOOK_CAPTIONS * len(LOOKS)} captions (by chance {1 / (len(LOOKS) + 1):.0%}) | {figures["right_look"]:.0%} |
+| pictures closest to the look that was named, of {LOOK_CAPTIONS * len(LOOKS)} captions | {figures["right_look"]:.0%} |
 | the same, the look going by a made-up word | {figures["right_look_by_word"]:.0%} |
 | VAE on scenes of its own families, new backgrounds and places | {figures["codec_psnr_own"]:.1f} dB |
 | VAE on families it never saw (Twemoji, OpenMoji) | {figures["codec_psnr_unseen"]:.1f} dB |
