@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -164,7 +164,8 @@ class Generator:
             adapter = self.slot.pack(read_adapter(finetune.folder / WEIGHTS_NAME))
         except ValueError as error:
             raise ValueError(f"finetune_id: {finetune.id} does not fit {self.base.name}: {error}") from error
-        return _remember(self.adapters, finetune.id, (finetune, adapter))
+        in_memory = replace(finetune, hold=None)  # its files may go from the store's cache
+        return _remember(self.adapters, finetune.id, (in_memory, adapter))
 
     def _require_same_base(self, finetune: Finetune) -> None:
         if finetune.base["fingerprint"] != self.base.fingerprint:
