@@ -21,7 +21,6 @@ from benchmarks.fidelity.cell import Cell
 
 def _quiet_worker() -> None:
     torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
     logging.disable(logging.INFO)
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
@@ -40,6 +39,7 @@ def run_cells(cells: list[Cell], log: Path | None = None) -> Iterator[tuple[dict
             missing.append(one)
     if not missing:
         return
+    os.environ["TQDM_DISABLE"] = "1"  # of the workers: tqdm reads it when it is imported, as it was here
     workers = min(len(os.sched_getaffinity(0)), len(missing))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker) as pool:

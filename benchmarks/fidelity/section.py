@@ -103,7 +103,10 @@ The judges are two small CNNs (`benchmarks/fidelity/probes.py`); this is how the
 
 What this does not show: anything of photographs, of people, or of FLUX.1-dev's own tastes. The base is `{the_base().name}`, 64
 px emoji; a probe that knows emoji is no judge of beauty. It compares recipes on one small model of the same
-architecture, and says by how much."""
+architecture, and says by how much.
+
+Drawings: Noto Color Emoji (OFL-1.1), Fluent Emoji (MIT), Twemoji (CC BY 4.0), OpenMoji (CC BY-SA 4.0), Emoji One (CC BY 4.0),
+FxEmojis (Apache-2.0)."""
 
 
 def ablation_table() -> str:

@@ -27,7 +27,7 @@ def comparison(rows: list[dict], against: str) -> str:
         by_mode = [_mean([c["area"] for c in cells.values() if c["mode"] == mode]) for mode in modes]
         values = [
             name,
-            *(f"{value:.3f}" for value in by_mode),
+            *("" if math.isnan(value) else f"{value:.3f}" for value in by_mode),
             f"{_mean([c['area'] for c in cells.values()]):.3f}",
             "" if name == against else _difference(cells, areas[against]),
             f"{_mean([c['leak_ratio'] for c in cells.values()]):.2f}",
