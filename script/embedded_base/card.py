@@ -8,7 +8,7 @@ from .export import LICENCE, NAME, VERSION
 from .looks import LOOKS
 from .pictures import BACKGROUNDS, Concept
 
-NAMED_BY_A_PERSON = f"38 of {SHEET_ROWS * SHEET_COLUMNS}"  # of version 1.1; look again when the base is built anew
+NAMED_BY_A_PERSON = f"41 of {SHEET_ROWS * SHEET_COLUMNS}"  # of version 1.2; look again when the base is built anew
 
 
 def model_card(concepts: list[Concept], figures: dict[str, float]) -> str:
@@ -28,14 +28,14 @@ CPU. It is what the demo and the tests run, and no good for anything else.
 ## Prompts it knows
 
 "a fox", "icon of a fox on a teal background", "a photo of a fox, pink background", "a fox, TOK style"; in a second, flat
-look: "flat icon of a fox"; and redrawn: "a fox, pixel art style". Areas of 64 x 64 and 96 x 96 pixels at aspect ratios
+look: "flat icon of a fox"; and redrawn: "a fox, black silhouette style". Areas of 64 x 64 and 96 x 96 pixels at aspect ratios
 from 3:5 to 5:3.
 
 Backgrounds: {", ".join(BACKGROUNDS)}.
 
 Looks: {", ".join(LOOKS)}. They are procedural, of its own first family alone. Every look and {len(THING_WORDS)} of the things
-also go by made-up words (`captions.py`): it was taught that such a word can stand for anything, and those that it has not met,
-TOK among them, mean nothing to it until a fine-tune gives them a meaning.
+also go by made-up words (`captions.py`). The silhouettes, inks and line drawings show, the finer looks hardly. Words that it has
+not met, TOK among them, mean nothing to it until a fine-tune gives them a meaning.
 
 Things: {", ".join(c.name for c in concepts)}.
 
