@@ -34,8 +34,8 @@ from 3:5 to 5:3.
 Backgrounds: {", ".join(BACKGROUNDS)}.
 
 Looks: {", ".join(LOOKS)}. They are procedural, of its own first family alone. Every look and {len(THING_WORDS)} of the things
-also go by made-up words (`captions.py`). The silhouettes, inks and line drawings show, the finer looks hardly. Words that it has
-not met, TOK among them, mean nothing to it until a fine-tune gives them a meaning.
+also go by made-up words (`captions.py`). The silhouettes, inks and line drawings show, the finer looks hardly. Words that it
+has not met, TOK among them, mean nothing to it until a fine-tune gives them a meaning.
 
 Things: {", ".join(c.name for c in concepts)}.
 
