@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 WRITTEN = "captions.json"
 # What a captioner's text is left with where it had the trigger word a second time.
 SECOND_MENTION = {"general": "the subject", "character": "the character", "product": "the object", "style": "the same"}
-SHOWN = 40  # characters of a caption that a warning shows on either side of the cut
+SHOWN = 40  # characters of a caption that a warning shows before the cut
 
 
 def wanted(examples: list[Example], captioning: str) -> list[Example]:
@@ -50,12 +50,7 @@ def write(captioner: Captioner, examples: list[Example], mode: str, job: Path) -
     return json.loads(saved.read_text())
 
 
-def complete(
-    examples: list[Example],
-    written: dict[str, str | None],
-    request: FinetuneRequest,
-    base: Base,
-) -> list[Example]:
+def complete(examples: list[Example], written: dict[str, str | None], request: FinetuneRequest, base: Base) -> list[Example]:
     """Give each example the caption it is trained on: the captioner's where there is one, else that of the archive.
 
     Args:
@@ -76,7 +71,7 @@ def complete(
                     example.name,
                     example.caption_name,
                 )
-            caption = once(caption or "", trigger_word, mode)
+            caption = place_trigger_word(caption or "", trigger_word, mode)
         kept = cut(caption, trigger_word, mode, tokenizer, max_tokens)
         if kept != with_trigger_word(caption, trigger_word, mode):
             log.warning(
@@ -90,7 +85,7 @@ def complete(
     return completed
 
 
-def once(text: str, trigger_word: str, mode: str) -> str:
+def place_trigger_word(text: str, trigger_word: str, mode: str) -> str:
     """A captioner's text with the trigger word where it speaks of the concept, and at most once."""
     if mode in ("character", "product"):
         text = re.sub(rf"\b((the|an?) )?{SUBJECT}\b", lambda _: trigger_word, text, flags=re.IGNORECASE)
@@ -105,7 +100,8 @@ def cut(caption: str, trigger_word: str, mode: str, tokenizer: PreTrainedTokeniz
     """The caption with the trigger word, shortened by words from its end until the text encoder reads all of it."""
     text = with_trigger_word(caption, trigger_word, mode)
     while caption and (excess := len(text) - _read(text, tokenizer, max_tokens)):
-        caption = caption[:-excess].rpartition(" ")[0].rstrip(" ,;:")
+        caption = caption[:-excess]
+        caption = (caption.rpartition(" ")[0] or caption).rstrip(" ,;:")  # not every script has spaces
         text = with_trigger_word(caption, trigger_word, mode)
     return text
 

@@ -164,8 +164,9 @@ def random_granite(captioner, tmp_path_factory) -> Captioner:
     return Captioner.open(folder)
 
 
-def test_the_production_captioners_class_goes_the_same_way(random_granite, on_teal):
+def test_the_production_captioners_class_goes_the_same_way(random_granite, on_teal, monkeypatch):
     """Images of several shapes in one batch, cut into tiles and padded, without torchvision."""
+    monkeypatch.setattr(module, "MAX_TOKENS", 10)
     images = [on_teal[0], on_teal[1].resize((60, 300)), on_teal[2].resize((300, 90))]
     assert len(random_granite.caption(images, "character")) == 3
 
@@ -179,6 +180,7 @@ def test_a_caption_that_repeats_itself_is_asked_for_once_more(random_granite, on
         return tries[-1][1]
 
     monkeypatch.setattr(module, "generate", watched)
+    monkeypatch.setattr(module, "MAX_TOKENS", 40)
     image = on_teal[1].resize((60, 300))
     (caption,) = random_granite.caption([image], "style")
     (first, second) = tries

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from finetuner.archive import Example, open_archive
 from finetuner.base import WEIGHTS
 from finetuner.captioner import EMBEDDED, SUBJECT, Captioner
-from finetuner.captions import complete, once, wanted, with_trigger_word, write
+from finetuner.captions import complete, place_trigger_word, wanted, with_trigger_word, write
 from finetuner.recipe import FinetuneRequest
 
 IMAGE = Image.new("RGB", (8, 8))
@@ -92,12 +92,12 @@ def test_a_style_is_named_where_people_name_styles():
     ],
 )
 def test_a_captioners_text_has_the_trigger_word_once_where_it_speaks_of_the_concept(mode, text, caption):
-    assert with_trigger_word(once(text, "TOK", mode), "TOK", mode) == caption
+    assert with_trigger_word(place_trigger_word(text, "TOK", mode), "TOK", mode) == caption
 
 
 @pytest.mark.parametrize("word", [r"\1", "C++", "a.b"])
 def test_any_trigger_word_can_stand_for_the_subject(word):
-    assert once(f"{SUBJECT} and {SUBJECT}", word, "product") == f"{word} and the object"
+    assert place_trigger_word(f"{SUBJECT} and {SUBJECT}", word, "product") == f"{word} and the object"
 
 
 def test_a_caption_too_long_for_the_text_encoder_is_cut_and_the_warning_shows_where(completed, base, caplog):
@@ -112,6 +112,11 @@ def test_a_caption_too_long_for_the_text_encoder_is_cut_and_the_warning_shows_wh
     assert short == "a red ball, TOK style"
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2 and f"That of long.png is cut after: …{styled[-40:]}" in warnings[0]
+
+
+def test_a_long_caption_without_spaces_is_cut_within_it(completed):
+    (caption,) = completed([Example("long.png", IMAGE, "x" * 500)], {}, "general")
+    assert caption.startswith("TOK, xxx") and len(caption) < 500
 
 
 @pytest.fixture(scope="module")

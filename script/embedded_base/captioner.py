@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import (
     FastVlmConfig,
@@ -37,15 +37,16 @@ PAD, START, END, IMAGE = range(len(SPECIAL))
 TEMPLATE = (
     "<s>{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endfor %}{% if add_generation_prompt %}\n{% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ '\\n' }}{% endif %}"
 )
 IMAGE_TOKENS_A_SIDE = SIDE // 32
 MODE_SHARES = {"general": 0.3, "character": 0.15, "product": 0.15, "style": 0.4}
 
 # Naming is learned first and alone, since a sentence costs as much as an image and most of it is the same.
-SIGHT_STEPS, SIGHT_BATCH, SIGHT_RATE = 2600, 64, 2e-3
+SIGHT_STEPS, SIGHT_BATCH, SIGHT_RATE = 1500, 64, 2e-3
 PLAIN_STEPS, RAMP_STEPS = 120, 700  # views get harder from one to the other
-SPEECH_STEPS, SPEECH_BATCH, SPEECH_RATE = 500, 48, 8e-4
+SPEECH_STEPS, SPEECH_BATCH, SPEECH_RATE = 300, 64, 1e-3
+EMBEDDING_NORM = 0.5
 WARMUP_STEPS = 50
 
 
@@ -58,8 +59,13 @@ def answer(mode: str, name: str, look: str, background: str) -> str:
     return f"{captions.with_article(look)} of {subject} {behind}"
 
 
+def class_words(concepts: list[Concept]) -> list[str]:
+    """What the tower tells apart, in the order of its head's outputs."""
+    return [*(concept.name for concept in concepts), *LOOKS, *BACKGROUNDS]
+
+
 def new_tokenizer(concepts: list[Concept]) -> PreTrainedTokenizerFast:
-    """A byte-pair vocabulary in which the instructions are short; it spells what it does not know."""
+    """A byte-pair vocabulary in which each instruction, thing, look and colour is one token: they are all that matters here."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     looks, backgrounds = list(LOOKS), list(BACKGROUNDS)
@@ -74,7 +80,9 @@ def new_tokenizer(concepts: list[Concept]) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(texts + [f"{text}\n" for text in INSTRUCTIONS.values()] * 20, trainer)
+    backend.train_from_iterator(texts, trainer)
+    backend.add_tokens([AddedToken(text, normalized=False) for text in INSTRUCTIONS.values()])
+    backend.add_tokens([AddedToken(word, normalized=False, single_word=True) for word in class_words(concepts)])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=SPECIAL[PAD],
@@ -111,17 +119,17 @@ def new_processor(tokens: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 def new_model(vocabulary: int) -> FastVlmForConditionalGeneration:
     """Sight: a ResNet, since convolutions learn from little: 8,000 plain views teach it to name 62 % of them, a Swin 1 %.
-    Speech: three Llama layers that read 9 places and the instruction.
+    Speech: two Llama layers that read 9 places and the instruction.
     """
     torch.manual_seed(21)
     sight = ResNetConfig(embedding_size=40, hidden_sizes=[40, 80, 160, 320], depths=[1, 1, 1, 1], layer_type="basic")
     sight.hidden_size = sight.hidden_sizes[-1]  # what FastVLM asks its tower for
     speech = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=3,
-        num_attention_heads=6,
+        hidden_size=sight.hidden_size,
+        intermediate_size=640,
+        num_hidden_layers=2,
+        num_attention_heads=8,
         max_position_embeddings=384,
         pad_token_id=PAD,
         bos_token_id=START,
@@ -163,8 +171,8 @@ def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> 
     optimizer.step()
 
 
-def train_sight(model: FastVlmForConditionalGeneration, views: ViewMaker, checkpoints: Checkpoints) -> None:
-    """The vision tower alone: concept, look and background, by a linear layer that is thrown away."""
+def train_sight(model: FastVlmForConditionalGeneration, views: ViewMaker, checkpoints: Checkpoints) -> torch.nn.Linear:
+    """The vision tower alone; returns the linear layer that told concept, look and background apart by it."""
     tower = model.model.vision_tower
     classes = views.concepts, len(LOOKS), len(BACKGROUNDS)
     head = torch.nn.Linear(tower.config.hidden_size, sum(classes))
@@ -183,6 +191,22 @@ def train_sight(model: FastVlmForConditionalGeneration, views: ViewMaker, checkp
             right = [(logits.argmax(1) == target).float().mean() for logits, target in zip(found, wanted, strict=True)]
             logging.info("sight %d: name, look, background %s", step, " ".join(f"{share:.0%}" for share in right))
         checkpoints.save("captioner-sight", step + 1, last=step + 1 == SIGHT_STEPS, **parts)
+    return head
+
+
+@torch.no_grad()
+def speak_of_what_is_seen(
+    model: FastVlmForConditionalGeneration, head: torch.nn.Linear, tokens: PreTrainedTokenizerFast, words: list[str]
+) -> None:
+    """Let the head's classes be the embeddings of their words, and let what the tower sees pass unchanged into the first
+    layer's values: speech then has to learn when to say a word, not which."""
+    embeddings = model.get_input_embeddings().weight
+    directions = functional.normalize(head.weight - head.weight.mean(0), dim=1)
+    for word, direction in zip(words, directions, strict=True):  # "orange" is a thing and a colour: the latter stays
+        embeddings[tokens.convert_tokens_to_ids(word)] = EMBEDDING_NORM * direction
+    projector, attention = model.model.multi_modal_projector, model.model.language_model.layers[0].self_attn
+    for linear in (projector.linear_1, projector.linear_2, attention.v_proj, attention.o_proj):
+        torch.nn.init.eye_(linear.weight)
 
 
 class Sentences:
@@ -211,8 +235,9 @@ class Sentences:
 def train_speech(
     model: FastVlmForConditionalGeneration, views: ViewMaker, sentences: Sentences, checkpoints: Checkpoints
 ) -> None:
-    """The whole model, on captions in all modes."""
-    optimizer = optimizer_for(model)
+    """The language model and the projector, on captions in all modes; the tower stays as it is, which names well already."""
+    model.model.vision_tower.requires_grad_(False).eval()
+    optimizer = optimizer_for(model.model.multi_modal_projector, model.model.language_model)
     parts = {"model": model, "optimizer": optimizer}
     modes, shares = list(MODE_SHARES), torch.tensor(list(MODE_SHARES.values()))
     for step in range(checkpoints.resume("captioner", **parts), SPEECH_STEPS):
@@ -224,7 +249,7 @@ def train_speech(
             pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
             loss = model(pixel_values=pixels, **inputs).loss
         _step(optimizer, loss, learning_rate(step, SPEECH_STEPS, SPEECH_RATE))
-        if step % 50 == 0:
+        if step % 25 == 0:
             logging.info("speech %d: loss %.3f", step, loss.item())
         checkpoints.save("captioner", step + 1, last=step + 1 == SPEECH_STEPS, **parts)
 
@@ -235,7 +260,8 @@ def train(
     tokens = tokenizer(concepts, saved_tokenizer)
     model = new_model(len(tokens))
     views = ViewMaker(drawings, concepts)
-    train_sight(model.train(), views, checkpoints)
+    head = train_sight(model.train(), views, checkpoints)
+    speak_of_what_is_seen(model, head, tokens, class_words(concepts))
     train_speech(model, views, Sentences(tokens, concepts), checkpoints)
     return model.eval(), new_processor(tokens)
 

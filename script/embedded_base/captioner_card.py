@@ -15,7 +15,7 @@ pipeline_tag: image-text-to-text
 ---
 # {NAME} {VERSION}
 
-A very small vision-language model (FastVLM: a ResNet that sees 96 x 96 pixels, three Llama layers that speak), genuinely
+A very small vision-language model (FastVLM: a ResNet that sees 96 x 96 pixels, two Llama layers that speak), genuinely
 trained: it names the {len(concepts)} things that the embedded base draws, their look and the colour behind them. It loads with
 `AutoModelForImageTextToText` and `AutoProcessor`, as the production captioner does, and needs no torchvision. It is what
 the demo and the tests run, and no good for photographs.
