@@ -32,7 +32,6 @@ class Example:
     name: str  # the file's path in the archive: relative, of parts that every file system takes
     image: Image.Image  # RGB, at most a megapixel
     caption: str | None  # None where the archive has none
-    class_caption: str = ""  # the caption without the trigger word; `captions.complete` gives it
 
     @property
     def caption_name(self) -> str:

@@ -39,7 +39,6 @@ class Bucket:
 
     moments: torch.Tensor  # the VAE's mean and log variance: [N, 2 * channels, height, width] in latent pixels
     captions: torch.Tensor  # int64 [N]: index into the dataset's texts
-    class_captions: torch.Tensor  # int64 [N]: the same without the trigger word
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def encode(
     Returns:
         The training data, and the embeddings of ``prompts``.
     """
-    captions = ["", *sorted({e.caption for e in examples} | {e.class_caption for e in examples} - {""})]
+    captions = ["", *sorted({e.caption for e in examples})]
     index = {caption: n for n, caption in enumerate(captions)}
     embedded = encode_texts(base.load_text_encoders(), captions + prompts, base.max_sequence_length)
     texts, of_prompts = (
@@ -108,15 +107,15 @@ def encode(
         for part in (slice(None, len(captions)), slice(len(captions), None))
     )
     vae = base.load_vae()
-    found: dict[Size, list[tuple[torch.Tensor, int, int]]] = {}
+    found: dict[Size, list[tuple[torch.Tensor, int]]] = {}
     for example in tqdm(examples, desc="Encoding images", mininterval=1):
         for size in bucket_sizes(example.image.size, resolutions, base.size_multiple):
-            row = encode_image(vae, fit(example.image, size)), index[example.caption], index[example.class_caption]
+            row = encode_image(vae, fit(example.image, size)), index[example.caption]
             found.setdefault(size, []).append(row)
-    buckets = {}
-    for size, rows in sorted(found.items()):
-        moments, captions, class_captions = zip(*rows, strict=True)
-        buckets[size] = Bucket(torch.stack(moments), torch.tensor(captions), torch.tensor(class_captions))
+    buckets = {
+        size: Bucket(torch.stack([moments for moments, _ in rows]), torch.tensor([caption for _, caption in rows]))
+        for size, rows in sorted(found.items())
+    }
     log.info("Buckets: %s", ", ".join(f"{w} x {h} px: {len(b.captions)}" for (w, h), b in buckets.items()))
     return Dataset(buckets, texts, vae.config.shift_factor, vae.config.scaling_factor), of_prompts
 

@@ -13,6 +13,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from finetuner import adapter, archive, captions, encode, report
 from finetuner.base import Base, choose_base
+from finetuner.captioner import Captioner, choose_captioner
 from finetuner.checkpoint import Checkpoint
 from finetuner.learn import learn
 from finetuner.paths import JOBS
@@ -44,11 +45,12 @@ def finetune(request: FinetuneRequest) -> Finetune:
     with phases.phase("archive"):
         examples = archive.open_archive(request.input_images)
         data_fingerprint = encode.fingerprint(examples)
+    uncaptioned = captions.wanted(examples, request.captioning)
+    captioner = choose_captioner() if uncaptioned else None
     recipe = recipe_for(request, base)
-    job = job_fingerprint(request, recipe, base, data_fingerprint)
+    job = job_fingerprint(request, recipe, base, captioner, data_fingerprint)
     recipe = replace(recipe, seed=int(job[:12], 16))
     log.info("Recipe: %s", recipe.describe())
-    examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
 
     store = open_store()
     store.check()
@@ -57,6 +59,9 @@ def finetune(request: FinetuneRequest) -> Finetune:
         if is_sealed(staged):
             log.info("An earlier run of this job did the training and could not publish it")
             return publish_result(store, staged)
+        with phases.phase("captions"):
+            written = captions.write(captioner, uncaptioned, request.mode, checkpoint.folder) if captioner else {}
+            examples = captions.complete(examples, written, request, base)
         prompts = sheet_prompts(request)
         with phases.phase("encode"):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
@@ -66,6 +71,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
             learned = learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
         facts = {
             "base": base.describe(),
+            "captioner": captioner.describe() if captioner else None,
             "inputs": request.inputs(),
             "recipe": asdict(recipe),
             "data_fingerprint": data_fingerprint,
@@ -111,11 +117,17 @@ def publish(job: str) -> Finetune:
         return publish_result(open_store(), checkpoint.result)
 
 
-def job_fingerprint(request: FinetuneRequest, recipe: Recipe, base: Base, data_fingerprint: str) -> str:
-    """SHA-256 of all that decides a job's result: the seed and the checkpoint follow from it."""
+def job_fingerprint(
+    request: FinetuneRequest, recipe: Recipe, base: Base, captioner: Captioner | None, data_fingerprint: str
+) -> str:
+    """SHA-256 of all that decides a job's result: the seed and the checkpoint follow from it.
+
+    Captions that are yet to be written are decided by the captioner and the images.
+    """
     inputs = request.inputs()
     del inputs["input_images"]  # its content counts, not its name
-    facts = [inputs, asdict(recipe), base.fingerprint, data_fingerprint]
+    models = [base.fingerprint, captioner.fingerprint if captioner else None]
+    facts = [inputs, asdict(recipe), models, data_fingerprint]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

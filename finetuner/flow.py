@@ -11,7 +11,6 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from finetuner.encode import Batch, Dataset
-from finetuner.preservation import as_the_base
 
 PROBE_SIGMAS = (0.2, 0.4, 0.6, 0.8)
 PROBE_IMAGES = 8
@@ -56,26 +55,12 @@ def predict_velocity(
 
 
 def flow_loss(
-    transformer: FluxTransformer2DModel,
-    batch: Batch,
-    noise: torch.Tensor,
-    sigmas: torch.Tensor,
-    guidance: float,
-    preserved: int = 0,
+    transformer: FluxTransformer2DModel, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor, guidance: float
 ) -> torch.Tensor:
-    """Mean squared error between the predicted velocity and noise - latents. A float32 scalar.
-
-    Args:
-        preserved: so many images, the batch's first, have the base's own velocity as their target.
-    """
+    """Mean squared error between the predicted velocity and noise - latents. A float32 scalar."""
     noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
-    target = noise - batch.latents
-    if preserved:
-        with as_the_base(transformer):
-            target[:preserved] = predict_velocity(
-                transformer, noisy[:preserved], sigmas[:preserved], batch[:preserved], guidance
-            )
-    return torch.nn.functional.mse_loss(predict_velocity(transformer, noisy, sigmas, batch, guidance), target)
+    velocity = predict_velocity(transformer, noisy, sigmas, batch, guidance)
+    return torch.nn.functional.mse_loss(velocity, noise - batch.latents)
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from finetuner.encode import Dataset
 from finetuner.extract import extract
 from finetuner.flow import probe_velocities
 from finetuner.optim import InBackwardOptimizer, LoraOptimizer
-from finetuner.preservation import as_the_base
 from finetuner.recipe import Recipe
 from finetuner.trainer import History, train
 
@@ -63,8 +62,9 @@ def _exchange_for_lora(
     delta.remove_deltas(transformer)
 
     extracted = probe_velocities(transformer, dataset, recipe.guidance)
-    with as_the_base(transformer):
-        before = probe_velocities(transformer, dataset, recipe.guidance)
+    adapter.set_strength(transformer, 0.0)
+    before = probe_velocities(transformer, dataset, recipe.guidance)
+    adapter.set_strength(transformer, 1.0)
     kept = 1 - ((full - extracted).norm() / (full - before).norm().clamp_min(1e-12)).item()
     log.info("The LoRA of rank %d keeps %.1f %% of the change in velocity", recipe.rank, 100 * kept)
     return {"energy_kept": extraction.total_energy, "velocity_kept": kept, "energy_by_linear": extraction.energy}

@@ -91,7 +91,6 @@ class Recipe:
     weight_decay: float = 0.01  # on the LoRA: keeps unused directions small
     clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
     caption_dropout: float = 0.05  # Replicate's flux-fine-tuner; keeps the empty prompt's meaning near the base's
-    preserved_images: int = 0  # of each batch: without the trigger word, trained to stay as the base makes them
     logit_std: float = 1.0  # of the logit-normal timesteps (Esser et al. 2024)
     seed: int = 0  # from the job's fingerprint: the same job gives the same weights
 

@@ -101,10 +101,9 @@ def draw(
 
 
 def choose_texts(bucket: Bucket, rows: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """Which text each image comes with, int64 [B]: the first few without the trigger word, a few with the empty caption."""
-    preserved = torch.arange(len(rows)) < recipe.preserved_images
+    """Which text each image comes with, int64 [B]: its caption, or now and then the empty one."""
     dropped = torch.rand(len(rows), generator=generator) < recipe.caption_dropout
-    return torch.where(preserved, bucket.class_captions[rows], bucket.captions[rows]).masked_fill(dropped, 0)
+    return bucket.captions[rows].masked_fill(dropped, 0)
 
 
 def backward(
@@ -115,8 +114,7 @@ def backward(
     for part in range(recipe.plan.accumulation):
         start = part * recipe.plan.micro_batch
         rows = slice(start, start + recipe.plan.micro_batch)
-        preserved = min(max(0, recipe.preserved_images - start), recipe.plan.micro_batch)
-        loss = flow_loss(transformer, batch[rows], noise[rows], sigmas[rows], recipe.guidance, preserved)
+        loss = flow_loss(transformer, batch[rows], noise[rows], sigmas[rows], recipe.guidance)
         (loss / recipe.plan.accumulation).backward()
         losses.append(loss.detach())
     return torch.stack(losses).mean()

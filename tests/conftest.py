@@ -48,15 +48,15 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 @pytest.fixture
 def dataset() -> Dataset:
-    """Six images in two buckets, three captions after the empty one, and one without the trigger word."""
+    """Six images in two buckets, three captions after the empty one."""
     generator = torch.Generator().manual_seed(1)
 
     def bucket(count: int, height: int, width: int) -> Bucket:
         moments = torch.randn(count, 8, height, width, generator=generator)
         moments[:, 4:] = -4.0  # log variance
-        return Bucket(moments, torch.arange(count) % 3 + 1, torch.full((count,), 4))
+        return Bucket(moments, torch.arange(count) % 3 + 1)
 
-    texts = TextEmbeddings(torch.randn(5, 5, 24, generator=generator), torch.randn(5, 24, generator=generator))
+    texts = TextEmbeddings(torch.randn(4, 5, 24, generator=generator), torch.randn(4, 24, generator=generator))
     return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, shift_factor=0.0, scaling_factor=1.0)
 
 
