@@ -56,7 +56,7 @@ def examples_dataset() -> tuple:
     """The base, a LoRA's recipe and the example archive's training data."""
     base = choose_base()
     request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="lora", lora_rank=RANK, priority="speed")
-    examples = captions.complete(archive.open_archive(ARCHIVE), request.captioning, request.trigger_word, request.mode)
+    examples = captions.complete(archive.open_archive(ARCHIVE), {}, request, base)
     recipe = replace(recipe_for(request, base), steps=STEPS, seed=1)
     dataset, _ = encode.encode(examples, [], base, recipe.resolutions)
     return base, recipe, dataset

@@ -52,9 +52,7 @@ def encoded(
 ) -> tuple[encode.Dataset, encode.TextEmbeddings]:
     """The training data, and the embeddings of all prompts: with the trigger word, then without."""
     texts = [p.text for p in concepts.prompts(concept) + concepts.plain_prompts()]
-    examples = captions.complete(
-        archive.open_archive(request.input_images), request.captioning, request.trigger_word, request.mode
-    )
+    examples = captions.complete(archive.open_archive(request.input_images), {}, request, the_base())
     return encode.encode(examples, texts, the_base(), resolutions)
 
 
