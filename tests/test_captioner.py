@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import logging
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -28,6 +29,7 @@ from finetuner.base import WEIGHTS
 from finetuner.captioner import EMBEDDED, INSTRUCTIONS, MANIFEST, PRODUCTION, SUBJECT, Captioner, choose_captioner, repeats
 
 HELD_OUT = Path(__file__).parent / "held_out"
+LOOK = "(a flat icon|an emoji)"  # the two look alike
 UNSEEN_COLOURS = [(20, 25, 90), (110, 20, 40), (235, 215, 175), (170, 240, 205)]  # far from those it was trained on
 
 
@@ -86,10 +88,12 @@ def on_teal(renderings, captioner) -> list[Image.Image]:
 def test_each_mode_names_what_it_should_and_no_more(captioner, on_teal):
     things = ["a fox", "a pizza", "a rocket", "a banana"]
     behind = "on a teal background"
-    assert captioner.caption(on_teal, "general") == [f"a flat icon of {thing} {behind}" for thing in things]
+    for caption, thing in zip(captioner.caption(on_teal, "general"), things, strict=True):
+        assert re.fullmatch(f"{LOOK} of {thing} {behind}", caption), caption
     assert captioner.caption(on_teal, "style") == [f"{thing} {behind}" for thing in things]
     for mode in ("character", "product"):
-        assert captioner.caption(on_teal, mode) == [f"a flat icon of {SUBJECT} {behind}"] * 4
+        for caption in captioner.caption(on_teal, mode):
+            assert re.fullmatch(f"{LOOK} of {SUBJECT} {behind}", caption), caption
 
 
 def test_batches_say_what_single_images_do_and_the_same_every_time(captioner, on_teal):
@@ -103,7 +107,7 @@ def test_batches_say_what_single_images_do_and_the_same_every_time(captioner, on
 def test_the_model_is_gone_after_use(captioner, on_teal):
     captioner.caption(on_teal[:1], "style")
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, FastVlmForConditionalGeneration)]
+    assert not [thing for thing in gc.get_objects() if type(thing) is FastVlmForConditionalGeneration]
 
 
 def test_numbers_that_are_not_finite_make_no_caption(captioner, on_teal, tmp_path):

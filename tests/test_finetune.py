@@ -119,7 +119,7 @@ def test_a_style_is_learned_from_the_captioners_captions_nearly_as_well_as_from_
     monkeypatch.setattr(sheet, "SAMPLING_STEPS", 1)  # what is drawn is not looked at here
 
     def loss_after(path: Path) -> float:
-        request = replace(style_request(finetune_type="lora", training_steps=60), input_images=path)
+        request = replace(style_request(finetune_type="lora", training_steps=40), input_images=path)
         published = finetune.finetune(request)
         assert (published.manifest["captioner"] is not None) == (path == bare_style)
         pipeline = base.load_pipeline()
@@ -132,7 +132,8 @@ def test_a_style_is_learned_from_the_captioners_captions_nearly_as_well_as_from_
     assert with_automatic <= 1.1 * with_true, f"{before:.4f} before, {with_true:.4f} and {with_automatic:.4f} after"
 
 
-def test_automatic_captions_are_printed_and_published_and_those_of_the_archive_kept(store, bare_style, caplog):
+def test_automatic_captions_are_printed_and_published_and_those_of_the_archive_kept(store, bare_style, monkeypatch, caplog):
+    monkeypatch.setattr(report, "SHEET_STEPS", 1)  # what is drawn is not looked at here
     caplog.set_level(logging.INFO)
     with zipfile.ZipFile(bare_style, "a") as archive:
         archive.writestr("owl.txt", "my own words")
