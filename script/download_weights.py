@@ -1,8 +1,9 @@
-"""Download one FLUX base, at a pinned revision, into weights/. Run it as script/download-weights; it resumes."""
+"""Download a FLUX base or the captioner, at a pinned revision, into weights/. Run it as script/download-weights; it resumes."""
 
 import argparse
 import shutil
 import sys
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,28 +13,33 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Offl
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
-OWNER = "black-forest-labs"
 
-REVISIONS = {
-    "FLUX.1-dev": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
-    "FLUX.1-schnell": "741f7c3ce8b383c54771c7003378a50191e9efe9",
-    "FLUX.1-Krea-dev": "8162a9c7b05a641be098422bf2fcf335615c2f28",
+@dataclass(frozen=True)
+class Model:
+    repository: str
+    revision: str
+    index: str  # the file that is fetched last: where it lies, the model counts as downloaded
+    parts: tuple[str, ...]  # what is loaded here; the repositories hold the same weights again for other programs
+
+
+def flux(name: str, revision: str) -> Model:
+    folders = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae")
+    index = "model_index.json"
+    return Model(f"black-forest-labs/{name}", revision, index, (index, "LICENSE*", *(f"{folder}/*" for folder in folders)))
+
+
+MODELS = {
+    "FLUX.1-dev": flux("FLUX.1-dev", "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21"),
+    "FLUX.1-schnell": flux("FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9"),
+    "FLUX.1-Krea-dev": flux("FLUX.1-Krea-dev", "8162a9c7b05a641be098422bf2fcf335615c2f28"),
+    # The captioner. Not the program files that lie beside it: transformers has this model itself.
+    "granite-vision-4.1-4b": Model(
+        "ibm-granite/granite-vision-4.1-4b",
+        "dd48e97503de471803850df70843cf9eb5da8712",
+        "config.json",
+        ("*.json", "*.safetensors", "*.jinja", "*.txt", "LICENSE*"),
+    ),
 }
-
-INDEX = "model_index.json"
-
-# What diffusers loads. The repositories hold the same weights a second time, as one file for other programs.
-PARTS = (
-    INDEX,
-    "LICENSE*",
-    "scheduler/*",
-    "text_encoder/*",
-    "text_encoder_2/*",
-    "tokenizer/*",
-    "tokenizer_2/*",
-    "transformer/*",
-    "vae/*",
-)
 
 
 class DownloadError(Exception):
@@ -52,34 +58,33 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> str:
     parser = argparse.ArgumentParser(
         prog="script/download-weights",
-        description="Download a FLUX base into weights/. Run it again to resume.",
-        epilog="The models are gated: accept the licence on the model's page, then set HF_TOKEN to a token of yours.",
+        description="Download a FLUX base or the captioner into weights/. Run it again to resume.",
+        epilog="The bases are gated: accept the licence on the model's page, then set HF_TOKEN to a token of yours.",
     )
-    parser.add_argument("base", nargs="?", default="FLUX.1-dev", choices=REVISIONS, help="default: FLUX.1-dev")
-    return parser.parse_args(arguments).base
+    parser.add_argument("model", nargs="?", default="FLUX.1-dev", choices=MODELS, help="default: FLUX.1-dev")
+    return parser.parse_args(arguments).model
 
 
-def download(base: str) -> None:
-    folder = WEIGHTS / base
+def download(name: str) -> None:
+    folder, model = WEIGHTS / name, MODELS[name]
     try:
-        sizes = listed_sizes(model_info(base))
+        sizes = listed_sizes(model, model_info(name))
         require_space(folder, sizes)
-        # The index comes last: where it lies, the base counts as downloaded.
-        for names in (set(sizes) - {INDEX}, {INDEX}):
-            fetch(base, folder, {name: sizes[name] for name in sorted(names)})
+        for names in (set(sizes) - {model.index}, {model.index}):
+            fetch(model, folder, {name: sizes[name] for name in sorted(names)})
     except GatedRepoError as error:
-        raise DownloadError(gated_advice(base)) from error
+        raise DownloadError(gated_advice(name)) from error
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise DownloadError(f"{base} was not downloaded: {error}\nRun it again, and it resumes.") from error
-    # The hub's notes on an unfinished download are no part of the base.
+        raise DownloadError(f"{name} was not downloaded: {error}\nRun it again, and it resumes.") from error
+    # The hub's notes on an unfinished download are no part of the model.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    print(f"{base} is complete in {folder}.")
+    print(f"{name} is complete in {folder}.")
 
 
-def fetch(base: str, folder: Path, sizes: dict[str, int]) -> None:
+def fetch(model: Model, folder: Path, sizes: dict[str, int]) -> None:
     missing = missing_files(folder, sizes)
     if missing:
-        snapshot_download(f"{OWNER}/{base}", revision=REVISIONS[base], local_dir=folder, allow_patterns=missing)
+        snapshot_download(model.repository, revision=model.revision, local_dir=folder, allow_patterns=missing)
     wrong = missing_files(folder, sizes)
     if wrong:
         raise DownloadError(
@@ -87,23 +92,24 @@ def fetch(base: str, folder: Path, sizes: dict[str, int]) -> None:
         )
 
 
-def model_info(base: str) -> ModelInfo:
-    info = HfApi().model_info(f"{OWNER}/{base}", revision=REVISIONS[base], files_metadata=True)
+def model_info(name: str) -> ModelInfo:
+    model = MODELS[name]
+    info = HfApi().model_info(model.repository, revision=model.revision, files_metadata=True)
     if info.gated and get_token() is None:
-        raise DownloadError(gated_advice(base))
+        raise DownloadError(gated_advice(name))
     return info
 
 
-def gated_advice(base: str) -> str:
+def gated_advice(name: str) -> str:
     return (
-        f"{base} is gated. Accept its licence at {constants.ENDPOINT}/{OWNER}/{base}, make a token that may read it "
-        f"at {constants.ENDPOINT}/settings/tokens, and run HF_TOKEN=... script/download-weights {base}"
+        f"{name} is gated. Accept its licence at {constants.ENDPOINT}/{MODELS[name].repository}, make a token that may read it "
+        f"at {constants.ENDPOINT}/settings/tokens, and run HF_TOKEN=... script/download-weights {name}"
     )
 
 
-def listed_sizes(info: ModelInfo) -> dict[str, int]:
-    """Return the size in bytes of each file that diffusers needs."""
-    return {file.rfilename: file.size for file in info.siblings if any(fnmatch(file.rfilename, part) for part in PARTS)}
+def listed_sizes(model: Model, info: ModelInfo) -> dict[str, int]:
+    """Return the size in bytes of each file that is needed."""
+    return {file.rfilename: file.size for file in info.siblings if any(fnmatch(file.rfilename, part) for part in model.parts)}
 
 
 def require_space(folder: Path, sizes: dict[str, int]) -> None:

@@ -10,13 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelInfo
 
 from script import download_weights
 
 PROJECT = Path(__file__).parent.parent
 BASE = "FLUX.1-dev"
-REPOSITORY = f"{download_weights.OWNER}/{BASE}"
-REVISION = download_weights.REVISIONS[BASE]
+REPOSITORY = download_weights.MODELS[BASE].repository
+REVISION = download_weights.MODELS[BASE].revision
 
 NEEDED = {
     "LICENSE.md": b"licence",
@@ -131,9 +132,16 @@ def test_an_unknown_base_is_refused_with_the_known_ones(capsys):
     assert all(base in message for base in ("FLUX.1-dev", "FLUX.1-schnell", "FLUX.1-Krea-dev"))
 
 
-@pytest.mark.parametrize("revision", download_weights.REVISIONS.values())
-def test_revisions_are_commits(revision):
-    assert len(bytes.fromhex(revision)) == 20
+@pytest.mark.parametrize("model", download_weights.MODELS.values(), ids=download_weights.MODELS)
+def test_revisions_are_commits(model):
+    assert len(bytes.fromhex(model.revision)) == 20
+
+
+def test_of_the_captioner_all_is_downloaded_but_programs():
+    captioner = download_weights.MODELS["granite-vision-4.1-4b"]
+    names = ["config.json", "model-00001-of-00002.safetensors", "chat_template.jinja", "modeling.py", "README.md"]
+    info = ModelInfo(id=captioner.repository, siblings=[{"rfilename": name, "size": 1} for name in names])
+    assert set(download_weights.listed_sizes(captioner, info)) == set(names[:3])
 
 
 def test_only_what_diffusers_loads_is_downloaded(download, hub, tmp_path):
