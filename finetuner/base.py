@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetuner.quantise import PRECISIONS, quantise
 
@@ -74,17 +75,7 @@ class Base:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the name, size and both ends of every file of the model: tells one base from another in a moment."""
-        digest = hashlib.sha256()
-        suffixes = (".json", ".safetensors", ".txt", ".model")  # configurations, weights, vocabularies
-        for path in sorted(p for p in self.folder.rglob("*") if p.suffix in suffixes and p.name != MANIFEST):
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(self.folder)} {size}\n".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(EDGE_BYTES))
-                file.seek(max(0, size - EDGE_BYTES))
-                digest.update(file.read())
-        return digest.hexdigest()
+        return weights_fingerprint(self.folder, MANIFEST)
 
     def describe(self) -> dict:
         return {"name": self.name, "version": self.version, "fingerprint": self.fingerprint}
@@ -101,6 +92,10 @@ class Base:
     def size_multiple(self) -> int:
         """Image sides are multiples of this, in pixels: the VAE's downscale, times the transformer's 2x2 patches."""
         return 2 ** len(self.vae_config["block_out_channels"])
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """T5's alone, which takes no time."""
+        return AutoTokenizer.from_pretrained(self.folder / "tokenizer_2")
 
     def load_text_encoders(self) -> FluxPipeline:
         """CLIP, T5 and their tokenizers, as a FluxPipeline with nothing else in it."""
@@ -125,6 +120,20 @@ class Base:
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             part.requires_grad_(False).eval()
         return pipeline
+
+
+def weights_fingerprint(folder: Path, manifest: str) -> str:
+    """SHA-256 over the name, size and both ends of every file of a model but its manifest: tells one from another at once."""
+    digest = hashlib.sha256()
+    suffixes = (".json", ".safetensors", ".txt", ".model", ".jinja")  # configurations, weights, vocabularies, templates
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in suffixes and p.name != manifest):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(EDGE_BYTES))
+            file.seek(max(0, size - EDGE_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def device() -> torch.device:

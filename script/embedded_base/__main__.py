@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-from . import codec, evaluate, pictures, text, transformer
+from finetuner.captioner import Captioner
+
+from . import captioner, captioner_card, codec, evaluate, naming, pictures, text, transformer
 from .card import model_card
 from .checkpoints import Checkpoints
 from .export import NAME, export
@@ -26,6 +28,22 @@ def main() -> None:
 
     pictures.fetch(drawings)
     concepts = pictures.concepts(drawings)
+    build_captioner(drawings, concepts, checkpoints)
+    build_base(drawings, concepts, checkpoints)
+
+
+def build_captioner(drawings: Path, concepts: list[pictures.Concept], checkpoints: Checkpoints) -> None:
+    model, processor = captioner.train(drawings, concepts, checkpoints, BUILD / "tokenizers" / "captioner")
+    staged = BUILD / captioner.NAME
+    shutil.rmtree(staged, ignore_errors=True)
+    captioner.export(staged, model, processor)
+    figures = naming.evaluate(drawings, Captioner.open(staged), concepts)
+    logging.info("Measured: %s", json.dumps(figures))
+    (staged / "README.md").write_text(captioner_card.model_card(concepts, figures))
+    replace(WEIGHTS.parent / captioner.NAME, staged)
+
+
+def build_base(drawings: Path, concepts: list[pictures.Concept], checkpoints: Checkpoints) -> None:
     vae = codec.train(drawings, checkpoints)
     encoders = text.new_text_encoders(drawings, concepts, BUILD / "tokenizers")
     scenes = transformer.cache_all(drawings, concepts, vae, BUILD / "latents.pt")
@@ -40,9 +58,14 @@ def main() -> None:
     figures = evaluate.evaluate(drawings, pipeline, concepts, staged)
     logging.info("Measured: %s", json.dumps(figures))
     (staged / "README.md").write_text(model_card(concepts, figures))
-    shutil.rmtree(WEIGHTS, ignore_errors=True)
-    shutil.copytree(staged, WEIGHTS)
-    logging.info("Built %s, %.1f MB", WEIGHTS, sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) / 1e6)
+    replace(WEIGHTS, staged)
 
 
-main()
+def replace(weights: Path, staged: Path) -> None:
+    shutil.rmtree(weights, ignore_errors=True)
+    shutil.copytree(staged, weights)
+    logging.info("Built %s, %.1f MB", weights, sum(p.stat().st_size for p in weights.rglob("*") if p.is_file()) / 1e6)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ background, at a scale and a place.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ LINE = "fluent-emoji-high-contrast"
 CODEC_FAMILIES = (NOTO, FLUENT_FLAT, LINE, "flat-color-icons")  # all Apache-2.0, OFL-1.1 or MIT
 UNSEEN_FAMILIES = ("twemoji", "openmoji")  # neither the codec nor the transformer sees these
 NOTO_PACKAGE = "fonts-noto-color-emoji"
+NOTO_MONO = "noto-emoji"  # the same things in outlines
 
 BACKGROUNDS = {
     "white": (255, 255, 255),
@@ -49,16 +51,18 @@ class Concept:
 
 
 def fetch(folder: Path) -> None:
-    """Render every family into ``folder`` (npm and apt fetch the pinned packages); skipped when done."""
-    done = folder / "done"
+    """Render every family into ``folder`` (npm and apt fetch the pinned packages); skipped when these were rendered."""
+    sources = {name: (HERE / name).read_bytes() for name in ("package.json", "package-lock.json", "render.mjs")}
+    done = folder / f"done-{hashlib.sha256(b''.join(sources.values())).hexdigest()[:12]}"
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json", "render.mjs"):
-        (folder / name).write_bytes((HERE / name).read_bytes())
+    for name, content in sources.items():
+        (folder / name).write_bytes(content)
     subprocess.run(["npm", "ci", "--no-fund", "--no-audit"], cwd=folder, check=True)
     subprocess.run(["node", "render.mjs", "."], cwd=folder, check=True)
     render_noto(folder / NOTO, find_noto_font(folder))
+    render_noto_mono(folder / NOTO_MONO, folder / "node_modules/@fontsource/noto-emoji")
     done.touch()
 
 
@@ -80,6 +84,20 @@ def render_noto(folder: Path, font_path: Path) -> None:
         if picture.getbbox() is None:
             continue
         picture.resize((DRAWING_SIZE, DRAWING_SIZE), Image.Resampling.LANCZOS).save(folder / f"{code}.png")
+
+
+def render_noto_mono(folder: Path, package: Path) -> None:
+    """Black glyphs; the font comes in parts by ranges of code points ("U+200d,U+23ce-23cf")."""
+    folder.mkdir(parents=True, exist_ok=True)
+    codes = {int(p.stem, 16) for p in (folder.parent / "twemoji").glob("*.png")}
+    for part, ranges in json.loads((package / "unicode.json").read_text()).items():
+        font = ImageFont.truetype(str(package / "files" / f"noto-emoji-{part.strip('[]')}-400-normal.woff2"), 100)
+        for low, _, high in (piece.strip().removeprefix("U+").partition("-") for piece in ranges.split(",")):
+            for code in codes & set(range(int(low, 16), int(high or low, 16) + 1)):
+                picture = Image.new("RGBA", (DRAWING_SIZE, DRAWING_SIZE))
+                ImageDraw.Draw(picture).text((64, 64), chr(code), "black", font, anchor="mm")
+                if picture.getbbox():
+                    picture.save(folder / f"{code:x}.png")
 
 
 def concepts(folder: Path) -> list[Concept]:
