@@ -19,6 +19,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 
 from finetuner import adapter, archive, captions, delta, encode, report
 from finetuner.base import WEIGHTS, Base, choose_base
+from finetuner.captioner import Captioner, choose_captioner
 from finetuner.checkpoint import Checkpoint
 from finetuner.distill import distill
 from finetuner.extract import extract
@@ -48,13 +49,17 @@ def finetune(request: FinetuneRequest) -> Finetune:
     with phase("archive", seconds):
         examples = archive.open_archive(request.input_images)
         data_fingerprint = encode.fingerprint(examples)
-    job = job_fingerprint(request, base, data_fingerprint)
+    uncaptioned = captions.wanted(examples, request.captioning)
+    captioner = choose_captioner() if uncaptioned else None
+    job = job_fingerprint(request, base, captioner, data_fingerprint)
     recipe = recipe_for(request, base, seed=int(job[:12], 16))
     log.info("Recipe: %s", recipe.describe())
-    examples = captions.complete(examples, request.captioning, request.trigger_word, request.mode)
 
     store = Store()
     with Checkpoint(JOBS / job) as checkpoint, store.staging(job) as staged:
+        with phase("captions", seconds):
+            written = captions.write(captioner, uncaptioned, request.mode, checkpoint.folder) if captioner else {}
+            examples = captions.complete(examples, written, request, base)
         prompts = report.sheet_prompts(request.mode, request.trigger_word)
         with phase("encode", seconds):
             dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
@@ -71,6 +76,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "base": base.describe(),
+            "captioner": captioner.describe() if captioner else None,
             "inputs": request.inputs(),
             "recipe": asdict(recipe),
             "data_fingerprint": data_fingerprint,
@@ -144,11 +150,15 @@ def learn_full(
     return Learned(adapter.adapter_weights(transformer), history, facts)
 
 
-def job_fingerprint(request: FinetuneRequest, base: Base, data_fingerprint: str) -> str:
-    """SHA-256 of all that decides a job's result: the recipe follows from it, so the seed and the checkpoint do too."""
+def job_fingerprint(request: FinetuneRequest, base: Base, captioner: Captioner | None, data_fingerprint: str) -> str:
+    """SHA-256 of all that decides a job's result: the recipe follows from it, so the seed and the checkpoint do too.
+
+    Captions that are yet to be written are decided by the captioner and the images.
+    """
     inputs = request.inputs()
     del inputs["input_images"]  # its content counts, not its name
-    facts = [inputs, asdict(recipe_for(request, base, seed=0)), base.fingerprint, data_fingerprint]
+    models = [base.fingerprint, captioner.fingerprint if captioner else None]
+    facts = [inputs, asdict(recipe_for(request, base, seed=0)), models, data_fingerprint]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

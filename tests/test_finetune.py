@@ -1,11 +1,14 @@
 """The whole job on the embedded base: a concept is truly learned, and nothing half-made is left by what goes wrong."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,10 @@ from diffusers import FluxPipeline
 from helpers import EXAMPLES, make_archive
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoProcessor
 
 from finetuner import adapter, archive, finetune, report, trainer
+from finetuner.captioner import choose_captioner
 from finetuner.captions import with_trigger_word
 from finetuner.encode import encode
 from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
@@ -81,11 +86,11 @@ def test_a_style_is_learned_and_told_from_other_styles(base, store, finetune_typ
 def test_a_finetune_holds_what_it_was_made_of(base, store, tmp_path):
     published = finetune.finetune(style_request(training_steps=2, finetune_type="full", lora_rank=16))
     manifest = published.manifest
-    assert manifest["base"] == base.describe()
+    assert manifest["base"] == base.describe() and manifest["captioner"] is None
     assert manifest["inputs"] == style_request(training_steps=2, finetune_type="full", lora_rank=16).inputs()
     assert manifest["recipe"]["rank"] == 16 and manifest["recipe"]["steps"] == 2 and manifest["images"] == 16
     assert len(manifest["losses"]) == 2 and 0 < manifest["velocity_kept"] <= 1 and 0 < manifest["energy_kept"] <= 1
-    assert set(manifest["seconds"]) == {"archive", "encode", "load", "train", "report"}
+    assert set(manifest["seconds"]) == {"archive", "captions", "encode", "load", "train", "report"}
     assert manifest["versions"]["torch"] == torch.__version__
     assert (published.folder / "captions" / "owl.txt").read_text() == f"an owl on a yellow background, {TRIGGER_WORD} style\n"
     for picture in ("loss.png", "strengths.png"):
@@ -126,6 +131,57 @@ def test_every_documented_choice_trains_and_publishes(
     assert {min(tensor.shape) for tensor in weights.values()} == {lora_rank}
 
 
+@pytest.fixture
+def bare_style(tmp_path) -> Path:
+    """The example's pictures without their captions."""
+    path = tmp_path / "bare.zip"
+    with zipfile.ZipFile(STYLE) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            if name.endswith(".png"):
+                target.writestr(name, source.read(name))
+    return path
+
+
+def test_a_style_is_learned_from_the_captioners_captions_nearly_as_well_as_from_the_true_ones(
+    base, store, bare_style, monkeypatch
+):
+    monkeypatch.setattr(report, "SHEET_STEPS", 1)  # what is drawn is not looked at here
+
+    def loss_after(path: Path) -> float:
+        request = replace(style_request(finetune_type="lora", training_steps=40), input_images=path)
+        published = finetune.finetune(request)
+        assert (published.manifest["captioner"] is not None) == (path == bare_style)
+        pipeline = base.load_pipeline()
+        pipeline.load_lora_weights(published.folder)
+        return held_out_loss(base, pipeline.transformer, "line-icons", TRIGGER_WORD)
+
+    before = held_out_loss(base, base.load_transformer(), "line-icons", TRIGGER_WORD)
+    with_true, with_automatic = loss_after(STYLE), loss_after(bare_style)
+    assert with_true < before  # else the comparison would say nothing
+    assert with_automatic <= 1.1 * with_true, f"{before:.4f} before, {with_true:.4f} and {with_automatic:.4f} after"
+
+
+def test_automatic_captions_are_printed_and_published_and_those_of_the_archive_kept(store, bare_style, monkeypatch, caplog):
+    monkeypatch.setattr(report, "SHEET_STEPS", 1)  # what is drawn is not looked at here
+    caplog.set_level(logging.INFO)
+    with zipfile.ZipFile(bare_style, "a") as archive:
+        archive.writestr("owl.txt", "my own words")
+    request = replace(style_request(training_steps=1), input_images=bare_style)
+    first, again = finetune.finetune(request), finetune.finetune(request)
+    captions = {path.name: path.read_text() for path in (first.folder / "captions").iterdir()}
+    assert len(captions) == 16 and captions["owl.txt"] == f"my own words, {TRIGGER_WORD} style\n"
+    for name, caption in captions.items():
+        assert caption.endswith(f", {TRIGGER_WORD} style\n") and caption.count(TRIGGER_WORD) == 1
+        assert f"Caption of {Path(name).with_suffix('.png')}: {caption.strip()}" in caplog.messages
+    assert captions == {path.name: path.read_text() for path in (again.folder / "captions").iterdir()}
+
+
+def test_captions_that_are_yet_to_be_written_are_part_of_the_job(base):
+    request, captioner = style_request(), choose_captioner()
+    jobs = [finetune.job_fingerprint(request, base, chosen, "the data") for chosen in (None, captioner)]
+    assert jobs[0] != jobs[1] == finetune.job_fingerprint(request, base, choose_captioner(), "the data")
+
+
 def test_one_small_image_without_a_caption_is_enough(store, tmp_path):
     path = make_archive(tmp_path / "one.zip", {"holiday/dog.png": Image.new("RGB", (40, 30), "brown")})
     request = FinetuneRequest(path, training_steps=2, captioning="captioning-disabled")
@@ -135,8 +191,10 @@ def test_one_small_image_without_a_caption_is_enough(store, tmp_path):
 
 def test_bad_input_is_refused_before_anything_is_loaded_or_written(tmp_path, monkeypatch):
     monkeypatch.setattr(FluxPipeline, "from_pretrained", None)  # nothing may get as far as this
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", None)
     path = make_archive(tmp_path / "bare.zip", {"dog.png": Image.new("RGB", (40, 30), "brown")})
-    with pytest.raises(ValueError, match="^captioning: "):
+    monkeypatch.setenv("CAPTION_MODEL", "nowhere")
+    with pytest.raises(ValueError, match="^CAPTION_MODEL: "):
         finetune.finetune(FinetuneRequest(path))
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 no more")
     with pytest.raises(ValueError, match="^input_images: "):

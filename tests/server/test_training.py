@@ -113,9 +113,17 @@ def test_the_same_container_serves_the_trainer_as_predictions(trainer_server):
     finetune_id_of(trainer_server.run(input_images=STYLE, **SHORT))
 
 
-def test_images_without_captions_need_another_captioning(train_server, tar_archive):
-    error = error_of(train_server.run(input_images=tar_archive, **SHORT))
-    assert "captioning: 'automatic' would caption 2 images" in error and "captioning-disabled" in error
+def test_images_without_captions_are_captioned(train_server, tmp_path):
+    path = tmp_path / "bare.zip"
+    with zipfile.ZipFile(STYLE) as source, zipfile.ZipFile(path, "w") as target:
+        for name in ("owl.png", "pizza.png"):
+            target.writestr(name, source.read(name))
+    response = train_server.run(input_images=path, captioning="automatic", **SHORT | {"training_steps": 2})
+    folder = folder_of(train_server, finetune_id_of(response))
+    for stem in ("owl", "pizza"):
+        caption = (folder / "captions" / f"{stem}.txt").read_text().strip()
+        assert caption.startswith("a") and caption.endswith(" background, LINEICON style")
+        assert f"Caption of {stem}.png: {caption}" in response.json()["logs"]
 
 
 @pytest.mark.parametrize(
