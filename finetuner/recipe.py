@@ -77,7 +77,6 @@ class Recipe:
     rank: int
     resolutions: tuple[int, ...]  # sides of the square areas, in pixels; images keep their aspect ratio
     learning_rate: float  # as asked for or documented, times the base's scale
-    logit_mean: float  # of the logit-normal timesteps
     guidance: float  # the guidance embedding in training
     distillation_steps: int  # of the extracted LoRA against the full fine-tune; none where there is nothing to extract
     distillation_rate: float  # its learning rate
@@ -91,15 +90,13 @@ class Recipe:
     weight_decay: float = 0.01  # on the LoRA: keeps unused directions small
     clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
     caption_dropout: float = 0.05  # Replicate's flux-fine-tuner; keeps the empty prompt's meaning near the base's
-    logit_std: float = 1.0  # of the logit-normal timesteps (Esser et al. 2024)
+    # Of the logit-normal timesteps (Esser et al. 2024). For a style, means of -1 to 0.5 were no better (RESULTS.md).
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
     seed: int = 0  # from the job's fingerprint: the same job gives the same weights
 
     def describe(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
-
-
-# Composition and looks are decided at high noise, likeness at low noise: a style wants its timesteps a little higher.
-LOGIT_MEAN = {"general": 0.0, "character": 0.0, "product": 0.0, "style": 0.25}
 
 
 # 300 steps of the example style, rank 32: the LoRA keeps 86.7 % of the change in velocity as extracted, 92.0 % after a tenth
@@ -124,7 +121,6 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
         rank=request.lora_rank,
         resolutions=resolutions,
         learning_rate=rate * base.learning_rate_scale,
-        logit_mean=LOGIT_MEAN[request.mode],
         guidance=base.training_guidance,
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,

@@ -113,7 +113,6 @@ def optimizer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackw
         rank=0,
         resolutions=(),
         learning_rate=1e-4,
-        logit_mean=0.0,
         guidance=1.0,
         distillation_steps=0,
         distillation_rate=0.0,

@@ -29,7 +29,6 @@ def make_recipe(**changes) -> Recipe:
         "rank": 4,
         "resolutions": (32,),
         "learning_rate": 3e-3,
-        "logit_mean": 0.0,
         "guidance": 1.0,
         "distillation_steps": 0,
         "distillation_rate": 0.0,

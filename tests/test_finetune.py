@@ -133,7 +133,7 @@ def test_a_style_is_learned_from_the_captioners_captions_nearly_as_well_as_from_
 
 
 def test_automatic_captions_are_printed_and_published_and_those_of_the_archive_kept(store, bare_style, monkeypatch, caplog):
-    monkeypatch.setattr(report, "SHEET_STEPS", 1)  # what is drawn is not looked at here
+    monkeypatch.setattr(sheet, "SAMPLING_STEPS", 1)  # what is drawn is not looked at here
     caplog.set_level(logging.INFO)
     with zipfile.ZipFile(bare_style, "a") as archive:
         archive.writestr("owl.txt", "my own words")

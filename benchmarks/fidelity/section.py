@@ -111,15 +111,16 @@ FxEmojis (Apache-2.0)."""
 
 def ablation_table() -> str:
     rows = [row for row in read_rows(LOG) if row["key"].startswith(the_base().fingerprint[:16])]
-    if OURS.name not in {row["variant"] for row in rows}:
+    if not rows:
         return ""
     seeds = len({row["seed"] for row in rows})
     return f"""### Ablations
 
 Not run by `script/bench` but read from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote on this base:
-{len(rows)} trainings, up to {seeds} seeds.
+{len(rows)} trainings, up to {seeds} seeds, all compared with the first variant. Means are over the concepts that a variant was
+measured on, which are not the same for all; differences are paired.
 
-{comparison(rows, OURS.name)}"""
+{comparison(rows, rows[0]["variant"])}"""
 
 
 def plot(rows: list[dict], path: Path) -> None:
