@@ -18,9 +18,10 @@ from benchmarks.fidelity.drawings import SIDE
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.tables import comparison
 from benchmarks.fidelity.variants import Variant, target_names
-from finetuner import adapter, archive, encode
+from finetuner import archive, encode
 from finetuner.base import Base
 from finetuner.finetune import sampling_pipeline
+from finetuner.slot import Slot
 from script.embedded_base import pictures
 
 HELD_OUT = Path(__file__).parents[1] / "held_out"
@@ -68,7 +69,8 @@ def test_a_finetune_of_noise_scores_nothing(base: Base) -> None:
     texts = encode.encode_texts(base.load_text_encoders(), [p.text for p in asked], base.max_sequence_length)
     transformer = base.load_transformer()
     weights = {name: 5 * tensor for name, tensor in random_adapter(transformer, rank=4).items()}
-    adapter.Slot(transformer, rank=4).load(weights)
+    slot = Slot(transformer, rank=4)
+    slot.load(slot.pack(weights), 1.0)
     images = cell.draw(sampling_pipeline(base, transformer), texts)
     assert images.shape == (4, SIDE, SIDE, 3)
     assert scores.score(LINE_ICONS, asked, load_probes(), 1.0, images, images)["both"] < 0.05
