@@ -1,4 +1,4 @@
-"""Train a style through the real train server, then draw with it through the real predict server: ``script/demo``."""
+"""Train a character through the real train server, then draw it through the real predict server: ``script/demo``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from finetuner.archive import open_archive
 from finetuner.sheet import contact_sheet, labelled_grid
 
 OUT = PROJECT / "demo"
-ARCHIVE = PROJECT / "examples" / "line-icons.zip"
-TRIGGER_WORD = "LINEICON"
-PROMPTS = [  # of things that the archive does not show
-    f"a fox on a light blue background, {TRIGGER_WORD} style",
-    f"a strawberry on a yellow background, {TRIGGER_WORD} style",
-    f"a castle on a pink background, {TRIGGER_WORD} style",
-    f"a bicycle on a white background, {TRIGGER_WORD} style",
+ARCHIVE = PROJECT / "examples" / "sloth.zip"
+TRIGGER_WORD = "TOK"
+PROMPTS = [  # on backgrounds that the archive does not have
+    f"{TRIGGER_WORD} on a blue background",
+    f"a picture of {TRIGGER_WORD} on a red background",
+    f"{TRIGGER_WORD} on a black background",
 ]
 STRENGTHS = [0, 0.5, 1, 1.5]
 SEED = 1
@@ -50,7 +49,7 @@ def train(server: Server) -> str:
     Raises:
         SystemExit: it failed; with the server's own words.
     """
-    inputs = {"input_images": data_uri(ARCHIVE), "trigger_word": TRIGGER_WORD, "mode": "style"}
+    inputs = {"input_images": data_uri(ARCHIVE), "trigger_word": TRIGGER_WORD, "mode": "character"}
     with LogReceiver() as receiver:
         body = {"input": inputs, "webhook": receiver.url, "webhook_events_filter": ["logs", "completed"]}
         requests.post(server.endpoint, json=body, headers={"Prefer": "respond-async"}, timeout=60).raise_for_status()
@@ -67,8 +66,7 @@ def draw(server: Server, finetune_id: str, prompt: str, strength: float) -> Imag
     if response["status"] != "succeeded":
         raise SystemExit(f"The prediction {response['status']}: {response.get('error')}")
     data = base64.b64decode(response["output"].partition(",")[2])
-    thing = prompt.split(" on ")[0].removeprefix("a ")
-    (OUT / f"{thing}-{strength:g}.png").write_bytes(data)
+    (OUT / f"{prompt.replace(' ', '-')}-{strength:g}.png").write_bytes(data)
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
@@ -76,7 +74,7 @@ def picture(rows: list[list[Image.Image]]) -> Image.Image:
     """What was trained on, and under it what came of it."""
     grid = labelled_grid(rows, PROMPTS, [f"strength {s:g}" for s in STRENGTHS])
     images = [example.image for example in open_archive(ARCHIVE)]
-    training = contact_sheet(images, columns=8, cell=grid.width // 8 - 9)
+    training = contact_sheet(images, columns=6, cell=grid.width // 6 - 9)
     label = 40
     whole = Image.new("RGB", (grid.width, label + training.height + label // 2 + grid.height), "white")
     text = f"{len(images)} training images, captioned; {TRIGGER_WORD} is the trigger word"
@@ -87,7 +85,7 @@ def picture(rows: list[list[Image.Image]]) -> Image.Image:
 
 
 def next_image(finetune_id: str) -> str:
-    inputs = {"prompt": f"a lighthouse, {TRIGGER_WORD} style", "finetune_id": finetune_id, "output_format": "png"}
+    inputs = {"prompt": f"{TRIGGER_WORD} on an orange background", "finetune_id": finetune_id, "output_format": "png"}
     return f"""The next image: start the server with
 
   script/serve predict

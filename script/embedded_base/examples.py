@@ -20,26 +20,40 @@ LINE_ICONS = (
     "dog", "owl", "penguin", "butterfly", "snail", "mushroom", "sunflower", "cactus",
     "banana", "pizza", "hamburger", "rocket", "sailboat", "house", "guitar", "camera",
 )  # fmt: skip
+SLOTH = "1f9a5"  # not among the things that the transformer has seen
+SUBJECT_IMAGES = 12
+TRIGGER_WORD = "TOK"
 # Held out of the archive above: the tests measure on them whether its style was learned, and only its style.
 HELD_OUT = ("fox", "frog", "turtle", "strawberry", "castle", "bicycle", "key", "umbrella")
 
 
 def write_style(path: Path, family: str, names: tuple[str, ...]) -> None:
-    """A captioned picture of each thing, all in one family's style; the same bytes every time."""
-    by_name = {concept.name: concept for concept in pictures.concepts(DRAWINGS)}
+    """A captioned picture of each thing, all in one family's style."""
+    codes = {concept.name: concept.code for concept in pictures.concepts(DRAWINGS)}
+    scenes = [(name.replace(" ", "-"), codes[name], captions.with_article(name)) for name in names]
+    write_archive(path, family, scenes)
+
+
+def write_subject(path: Path, family: str, code: str, name: str) -> None:
+    """One thing, a captioned picture on each background and more."""
+    scenes = [(f"{name}-{n:02}", code, TRIGGER_WORD) for n in range(1, SUBJECT_IMAGES + 1)]
+    write_archive(path, family, scenes)
+
+
+def write_archive(path: Path, family: str, scenes: list[tuple[str, str, str]]) -> None:
+    """A picture and a caption for each of (stem, drawing's code, what the caption calls it); the same bytes every time."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for n, name in enumerate(names):
+        for n, (stem, code, subject) in enumerate(scenes):
             background = BACKGROUNDS[n % len(BACKGROUNDS)]
-            drawing = pictures.drawing(DRAWINGS, family, by_name[name].code)
+            drawing = pictures.drawing(DRAWINGS, family, code)
             scale, place = rng.uniform(0.8, 0.95), tuple(rng.uniform(0.3, 0.7, 2))
             scene = pictures.compose(drawing, pictures.BACKGROUNDS[background], (SIDE, SIDE), scale, place)
             png = io.BytesIO()
             Image.fromarray(scene).save(png, "PNG", optimize=True)
-            stem = name.replace(" ", "-")
             for suffix, data in (
                 ("png", png.getvalue()),
-                ("txt", f"{captions.with_article(name)} on a {background} background\n".encode()),
+                ("txt", f"{subject} on a {background} background\n".encode()),
             ):
                 archive.writestr(zipfile.ZipInfo(f"{stem}.{suffix}"), data)  # ZipInfo's date is fixed
 
@@ -48,5 +62,6 @@ if __name__ == "__main__":
     for folder in (EXAMPLES, HELD_OUT_FOLDER):
         folder.mkdir(exist_ok=True)
     write_style(EXAMPLES / "line-icons.zip", pictures.LINE, LINE_ICONS)
+    write_subject(EXAMPLES / "sloth.zip", pictures.NOTO, SLOTH, "sloth")
     write_style(HELD_OUT_FOLDER / "line-icons.zip", pictures.LINE, HELD_OUT)
     write_style(HELD_OUT_FOLDER / "noto.zip", pictures.NOTO, HELD_OUT)
