@@ -118,8 +118,8 @@ def ablation_table() -> str:
 
 Not run by `script/bench` but read from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote on this base:
 {len(rows)} trainings, up to {seeds} seeds, all compared with the first variant. Means are over the concepts that a variant was
-measured on, which are not the same for all; differences are paired. `preserved_images` were, of each batch of 4, captioned without
-the trigger word and drawn to the base's own velocity: it is no longer in the recipe.
+measured on, which are not the same for all; differences are paired. `preserved_images` were, of each batch of 4, captioned
+without the trigger word and drawn to the base's own velocity: it is no longer in the recipe.
 
 {comparison(rows, rows[0]["variant"])}"""
 
