@@ -167,7 +167,7 @@ def extraction_row(what: str, deltas: dict[str, torch.Tensor]) -> str:
 
 
 def trained_deltas() -> dict[str, torch.Tensor]:
-    base, recipe, dataset = examples_dataset()
+    base, _, dataset = examples_dataset()
     request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="full", priority="speed", training_steps=DELTA_STEPS)
     recipe = replace(recipe_for(request, base), seed=1)
     transformer = base.load_transformer()

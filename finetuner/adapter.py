@@ -24,18 +24,23 @@ WEIGHTS_NAME = "pytorch_lora_weights.safetensors"  # the name that diffusers loo
 MODULATION = ("norm.linear", "norm1.linear", "norm1_context.linear")
 
 
+def block_linears(transformer: FluxTransformer2DModel) -> dict[str, nn.Linear]:
+    """The linears inside the double and single blocks, modulation included, by their full names (494 in FLUX.1)."""
+    blocks = ("transformer_blocks.", "single_transformer_blocks.")
+    return {
+        name: module
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(blocks)
+    }
+
+
 def target_names(transformer: FluxTransformer2DModel) -> list[str]:
     """Full names of the linears inside the double and single blocks, modulation left out (418 in FLUX.1).
 
     Modulation acts on every token alike: trained on a few images, it moves every picture's colours. Full names, since
     peft's suffix match on ``proj_out`` would also catch the transformer's own output layer.
     """
-    blocks = ("transformer_blocks.", "single_transformer_blocks.")
-    return [
-        name
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(blocks) and not name.endswith(MODULATION)
-    ]
+    return [name for name in block_linears(transformer) if not name.endswith(MODULATION)]
 
 
 def add_adapter(transformer: FluxTransformer2DModel, rank: int, seed: int) -> None:

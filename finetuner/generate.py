@@ -25,7 +25,7 @@ from finetuner.adapter import WEIGHTS_NAME, read_adapter
 from finetuner.base import Base, choose_base
 from finetuner.encode import Size, TextEmbeddings, encode_texts
 from finetuner.recipe import RANKS
-from finetuner.sampling import ASPECT_RATIOS, decode, native_size, sample_latents
+from finetuner.sampling import ASPECT_RATIOS, DEFAULT_GUIDANCE, DEFAULT_STEPS, decode, native_size, sample_latents
 from finetuner.slot import PackedAdapter, Slot
 from finetuner.store import Finetune, Store, open_store
 
@@ -54,8 +54,8 @@ class ImageRequest:
     aspect_ratio: str = "1:1"
     width: int | None = None
     height: int | None = None
-    steps: int = 40
-    guidance: float = 3.0
+    steps: int = DEFAULT_STEPS
+    guidance: float = DEFAULT_GUIDANCE
     seed: int | None = None
     output_format: str = "jpg"
 
@@ -99,8 +99,9 @@ class Generator:
         if compiled:
             log.info("Compiling the transformer's blocks, which takes minutes")
             self.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)  # one compilation for all sizes
+            # The first call compiles.
             size = native_size(1.0, base.sampling_side, base.size_multiple)
-            sample_latents(self.pipeline, self._embeddings(""), size, steps=1, guidance=3.0, seed=0)  # the first call compiles
+            sample_latents(self.pipeline, self._embeddings(""), size, steps=1, guidance=DEFAULT_GUIDANCE, seed=0)
 
     @classmethod
     def open(cls) -> Generator:

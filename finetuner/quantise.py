@@ -6,6 +6,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
+from finetuner.adapter import block_linears
+
 PRECISIONS = ("int8", "nf4")
 
 
@@ -19,9 +21,7 @@ def quantise(transformer: FluxTransformer2DModel, precision: str, device: torch.
         transformer: frozen, on the CPU, in float32, float16 or bfloat16: the dtype that it computes in then, too.
         precision: "int8" (a float32 scale a row) or "nf4" (four bits, a scale for 64 weights).
     """
-    blocks = ("transformer_blocks.", "single_transformer_blocks.")
-    linears = [(n, m) for n, m in transformer.named_modules() if isinstance(m, nn.Linear) and n.startswith(blocks)]
-    for name, linear in linears:
+    for name, linear in block_linears(transformer).items():
         parent, _, child = name.rpartition(".")
         setattr(transformer.get_submodule(parent), child, _quantised(linear, precision).to(device))
     # peft looks here for which LoRA layer fits. In evaluation mode Linear4bit repacks its weights for inference on some CPUs

@@ -90,7 +90,7 @@ class Recipe:
     weight_decay: float = 0.01  # on the LoRA: keeps unused directions small
     clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
     caption_dropout: float = 0.05  # Replicate's flux-fine-tuner; keeps the empty prompt's meaning near the base's
-    # Of the logit-normal timesteps (Esser et al. 2024). For a style, means of -1 to 0.5 were no better (RESULTS.md).
+    # Of the logit-normal timesteps (Esser et al. 2024). A style came out alike at means of -1 to 0.5 (RESULTS.md).
     logit_mean: float = 0.0
     logit_std: float = 1.0
     seed: int = 0  # from the job's fingerprint: the same job gives the same weights

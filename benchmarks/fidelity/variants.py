@@ -104,9 +104,7 @@ class Variant:
 
 
 def target_names(transformer: FluxTransformer2DModel, targets: str) -> list[str]:
-    blocks = ("transformer_blocks.", "single_transformer_blocks.")
-    linears = [n for n, m in transformer.named_modules() if hasattr(m, "in_features") and n.startswith(blocks)]
-    return [name for name in linears if name.endswith(TARGETS[targets])]
+    return [name for name in adapter.block_linears(transformer) if name.endswith(TARGETS[targets])]
 
 
 def add_adapter(transformer: FluxTransformer2DModel, names: list[str], recipe: Recipe) -> None:
