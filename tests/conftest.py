@@ -23,6 +23,11 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: an archive made as tests are collected holds the time, and workers must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def transformer() -> FluxTransformer2DModel:
     """1 double and 1 single block, 32 wide; random weights, the same every time."""
