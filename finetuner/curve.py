@@ -48,6 +48,8 @@ def draw_curve(history: History, recipe: Recipe) -> Figure:
         rates.yaxis.set_major_formatter("{x:g}")
         rates.xaxis.get_major_locator().set_params(integer=True)
         figure.align_ylabels()
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not once a file
     return figure
 
 

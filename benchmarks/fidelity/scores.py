@@ -75,8 +75,12 @@ def leak_ratio(scores: list[Scores], strength: float = 1.0) -> float:
     return at.leak / at.change if at.change else math.nan
 
 
+FEWEST = 4  # values that a spread is told of: the standard error of two or three is itself a guess
+
+
 def mean_and_spread(values: list[float]) -> tuple[float, float]:
-    """The mean, and twice its standard error (nan of fewer than two): a mean further from zero than this is no accident."""
-    if len(values) < 2:
+    """The mean, and twice its standard error (nan of fewer than `FEWEST`): a mean further from zero than this is no accident,
+    but for one in twenty."""
+    if len(values) < FEWEST:
         return float(np.mean(values)), math.nan
     return float(np.mean(values)), float(2 * np.std(values, ddof=1) / math.sqrt(len(values)))

@@ -11,25 +11,27 @@ MODES = ("style", "character", "product")
 
 
 def comparison(rows: list[dict], against: str) -> str:
-    """A line a variant: its area by mode and in all, and the difference to ``against`` on the same concepts and seeds.
+    """A line a variant: by mode and in all its area and, in brackets, the difference to ``against``.
 
-    A difference smaller than its spread (twice its standard error over concepts and seeds) is told as none.
+    Differences are paired on concept and seed: what a concept is hard by is the same on both sides. One that is larger than its
+    spread is bold; one that is smaller is told as none; of too few pairs there is no spread.
     """
-    areas: dict[str, dict[tuple[str, int], dict]] = defaultdict(dict)
+    by_variant: dict[str, dict[tuple[str, int], dict]] = defaultdict(dict)
     for row in rows:
-        areas[row["variant"]][row["concept"], row["seed"]] = row
+        by_variant[row["variant"]][row["concept"], row["seed"]] = row
     modes = [mode for mode in MODES if any(row["mode"] == mode for row in rows)]
     lines = [
-        f"| recipe | {' | '.join(modes)} | all | difference to {against} | leak at 1 | images seen | seconds |",
+        f"| recipe | {' | '.join(modes)} | all | pairs | leak at 1 | images seen | seconds |",
         "|---" * (len(modes) + 6) + "|",
     ]
-    for name, cells in areas.items():
-        by_mode = [_mean([c["area"] for c in cells.values() if c["mode"] == mode]) for mode in modes]
+    reference = by_variant[against]
+    for name, cells in by_variant.items():
+        others = {} if name == against else reference
         values = [
             name,
-            *("" if math.isnan(value) else f"{value:.3f}" for value in by_mode),
-            f"{_mean([c['area'] for c in cells.values()]):.3f}",
-            "" if name == against else _difference(cells, areas[against]),
+            *(area_and_difference(_of_mode(cells, mode), others) for mode in modes),
+            area_and_difference(cells, others),
+            str(len(cells.keys() & others.keys()) or ""),
             f"{_mean([c['leak_ratio'] for c in cells.values()]):.2f}",
             f"{_mean([c['images_seen'] for c in cells.values()]):.0f}",
             f"{_mean([c['training_seconds'] for c in cells.values()]):.0f}",
@@ -38,13 +40,23 @@ def comparison(rows: list[dict], against: str) -> str:
     return "\n".join(lines)
 
 
-def _difference(cells: dict[tuple[str, int], dict], others: dict[tuple[str, int], dict]) -> str:
-    """Paired: what a concept is hard by is the same on both sides."""
+def _of_mode(cells: dict[tuple[str, int], dict], mode: str) -> dict[tuple[str, int], dict]:
+    return {key: cell for key, cell in cells.items() if cell["mode"] == mode}
+
+
+def area_and_difference(cells: dict[tuple[str, int], dict], others: dict[tuple[str, int], dict]) -> str:
+    """Empty of no cells; no difference where nothing pairs."""
+    if not cells:
+        return ""
+    area = f"{_mean([cell['area'] for cell in cells.values()]):.3f}"
     paired = [cells[key]["area"] - others[key]["area"] for key in cells.keys() & others.keys()]
+    if not paired:
+        return area
     mean, spread = mean_and_spread(paired)
     if math.isnan(spread):
-        return f"{mean:+.3f} (one pair: no spread)"
-    return f"{mean:+.3f} ± {spread:.3f}" + ("" if abs(mean) > spread else ": none")
+        return f"{area} ({mean:+.3f})"
+    difference = f"{mean:+.3f} ± {spread:.3f}"
+    return f"{area} (**{difference}**)" if abs(mean) > spread else f"{area} ({difference}: none)"
 
 
 def _mean(values: list[float]) -> float:

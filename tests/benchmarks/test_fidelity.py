@@ -107,9 +107,21 @@ def test_a_difference_within_its_spread_is_told_as_none() -> None:
     rows = [row("ours", *key, area) for key, area in zip(keys, (0.1, 0.2, 0.5, 0.6), strict=True)]
     rows += [row("better", *key, area) for key, area in zip(keys, (0.15, 0.26, 0.54, 0.65), strict=True)]
     rows += [row("other", *key, area) for key, area in zip(keys, (0.2, 0.1, 0.6, 0.5), strict=True)]
+    rows += [row("short", *keys[0], 0.3)]
     lines = {line.split(" | ")[0].strip("| "): line for line in comparison(rows, "ours").splitlines()}
-    assert "+0.050 ± 0.008 |" in lines["better"]
-    assert "+0.000 ± 0.115: none" in lines["other"]
+    assert lines["better"].count("| 0.400 (**+0.050 ± 0.008**) |") == 1 and "| 4 |" in lines["better"]  # by mode, and in all
+    assert "| 0.350 (+0.000 ± 0.115: none) |" in lines["other"]
+    assert "| 0.300 (+0.200) |" in lines["short"]
+    assert "| 0.350 | 0.350 |  | 0.50 |" in lines["ours"]
+
+
+def test_each_mode_has_a_difference_of_its_own() -> None:
+    rows = [row(variant, "a", seed, area) for variant, area in (("ours", 0.2), ("better", 0.3)) for seed in range(4)]
+    rows += [
+        row(variant, "b", seed, area) | {"mode": "product"} for variant, area in (("ours", 0.6), ("better", 0.4)) for seed in range(4)
+    ]
+    line = comparison(rows, "ours").splitlines()[-1]
+    assert "| better | 0.300 (**+0.100 ± 0.000**) | 0.400 (**-0.200 ± 0.000**) | 0.350 (-0.050 ± 0.113: none) | 8 |" in line
 
 
 def test_a_variant_changes_what_it_names(base: Base) -> None:
