@@ -36,7 +36,7 @@ class Cell:
     def key(self) -> str:
         """Of all that decides the result: a cell that was measured need not be again."""
         base = the_base()
-        request = self.variant.request(Path("archive.zip"), self.concept.mode)
+        request = self.variant.request(self.concept.mode)
         recipe = self.variant.recipe_for(request, base, self.seed)
         return f"{base.fingerprint[:16]}-{self.concept.name}-{self.variant.fingerprint(recipe)}"
 
@@ -52,21 +52,11 @@ def encoded(
 ) -> tuple[encode.Dataset, encode.TextEmbeddings]:
     """The training data, and the embeddings of all prompts: with the trigger word, then without."""
     texts = [p.text for p in concepts.prompts(concept) + concepts.plain_prompts()]
-    examples = captions.complete(archive.open_archive(request.input_images), {}, request, the_base())
+    with tempfile.TemporaryDirectory(prefix="fidelity-") as folder:
+        packed = Path(folder) / "archive.zip"
+        concepts.write_archive(concept, packed)
+        examples = captions.complete(archive.open_archive(packed), {}, request, the_base())
     return encode.encode(examples, texts, the_base(), resolutions)
-
-
-@cache
-def own_folder() -> tempfile.TemporaryDirectory:
-    """This process's, gone when it ends."""
-    return tempfile.TemporaryDirectory(prefix="fidelity-")
-
-
-@cache
-def archive_of(concept: Concept) -> Path:
-    path = Path(own_folder().name) / f"{concept.name.replace(' ', '-')}.zip"
-    concepts.write_archive(concept, path)
-    return path
 
 
 @torch.inference_mode()
@@ -88,7 +78,7 @@ def draw(pipeline: FluxPipeline, texts: encode.TextEmbeddings) -> np.ndarray:
 def run(cell: Cell) -> tuple[dict, np.ndarray]:
     """The figures as JSON values, and pictures to look at: uint8 [strengths, SHOWN, 64, 64, 3]."""
     base, variant, concept = the_base(), cell.variant, cell.concept
-    request = variant.request(archive_of(concept), concept.mode)
+    request = variant.request(concept.mode)
     recipe = variant.recipe_for(request, base, cell.seed)
     dataset, texts = encoded(concept, request, recipe.resolutions)
     transformer = base.load_transformer()

@@ -17,7 +17,7 @@ from benchmarks.fidelity.pool import read_rows, run_cells
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.scores import STRENGTHS, TOP
 from benchmarks.fidelity.tables import MODES, by_concept, comparison
-from benchmarks.fidelity.variants import FULL, OURS, PLAIN, PLAIN_LONG, Variant
+from benchmarks.fidelity.variants import FULL, OURS, PLAIN, PLAIN_LONG
 from script.embedded_base import pictures
 
 HERE = Path("benchmarks")
@@ -27,6 +27,7 @@ SHEET = HERE / "fidelity-pictures.png"
 # What script/bench measures itself, besides the recipe on all concepts; what takes longer than its 20 minutes, the log holds.
 PLAIN_ON = ("line icons", "Twemoji", "sloth", "lobster", "honey pot", "nesting dolls")
 DEAR_ON = ("line icons", "sloth", "honey pot")
+SEEDS = range(3)  # of the comparison with the plain recipe
 CELL = 96  # pixels of a picture on the sheet
 
 
@@ -74,14 +75,14 @@ def against_plain(rows: list[dict]) -> str:
     known = {row["key"]: row for row in (*logged(), *rows)}
     cells = [Cell(concept, variant, seed) for variant in variants for seed in SEEDS for concept in CONCEPTS]
     found = [known[cell.key()] | {"variant": cell.variant.name} for cell in cells if cell.key() in known]
-    return f"""*plain* is what the DreamBooth-LoRA script of diffusers does unless told otherwise (`benchmarks/fidelity/variants.py`), at as many
-steps as ours, and at as many as it can take in the time of ours. `full` is ours with `finetune_type` full, at the same steps.
-{len(found)} trainings on up to {len(SEEDS)} seeds and all {len(CONCEPTS)} concepts: {len(rows)} of them by this run, the others read from
-`benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote.
+    return f"""*plain* is what the DreamBooth-LoRA script of diffusers does unless told otherwise
+(`benchmarks/fidelity/variants.py`), at as many steps as ours, and at as many as it can take in the time of ours. `full` is ours
+with `finetune_type` full, at the same steps. {len(found)} trainings on up to {len(SEEDS)} seeds of {len(CONCEPTS)} concepts,
+{len(rows)} of them by this run, the others read from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote.
 
 In brackets is the difference to ours, paired on concept and seed, ± twice its standard error; one that is smaller than that is
-told as none. It says how sure a mean over these concepts is, not what another concept would give. `seconds` are the training's,
-on one thread.
+told as none. It says how sure a mean over these concepts is, not what another concept would give. `seconds` are the training's
+(the median), on one thread.
 
 {comparison(found, OURS.name)}"""
 
@@ -121,18 +122,16 @@ FxEmojis (Apache-2.0)."""
 
 
 def ablation_table() -> str:
-    rows = [row for row in read_rows(LOG) if row["key"].startswith(the_base().fingerprint[:16])]
-    if not rows:
-        return ""
-    seeds = len({row["seed"] for row in rows})
+    """Of what the log holds beside the plain recipe and `full`."""
+    rows = [row for row in logged() if row["variant"] not in (PLAIN.name, PLAIN_LONG.name)]
+    rows.sort(key=lambda row: row["variant"] != OURS.name)
     return f"""### Ablations
 
-Not run by `script/bench` but read from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote on this base:
-{len(rows)} trainings, up to {seeds} seeds, all compared with the first variant. Means are over the concepts that a variant was
-measured on, which are not the same for all; differences are paired. `preserved_images` were, of each batch of 4, captioned
-without the trigger word and drawn to the base's own velocity: it is no longer in the recipe.
+{len(rows)} trainings, read from `benchmarks/ablation.jsonl`. Each line changes what it names, at as many images seen.
+Differences are as above; of so many lines, one in twenty is beyond its spread by accident. `preserved_images` were, of each
+batch of 4, captioned without the trigger word and drawn to the base's own velocity: they are no longer in the code.
 
-{comparison(rows, rows[0]["variant"])}"""
+{comparison(rows, OURS.name)}"""
 
 
 def plot(rows: list[dict], path: Path) -> None:

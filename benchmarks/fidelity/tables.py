@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 
 from benchmarks.fidelity.scores import mean_and_spread
@@ -34,7 +35,7 @@ def comparison(rows: list[dict], against: str) -> str:
             str(len(cells.keys() & others.keys()) or ""),
             f"{_mean([c['leak_ratio'] for c in cells.values()]):.2f}",
             f"{_mean([c['images_seen'] for c in cells.values()]):.0f}",
-            f"{_mean([c['training_seconds'] for c in cells.values()]):.0f}",
+            f"{statistics.median(c['training_seconds'] for c in cells.values()):.0f}",
         ]
         lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines)

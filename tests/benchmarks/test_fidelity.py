@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import EXAMPLES, random_adapter
+from helpers import random_adapter
 from PIL import Image
 
 from benchmarks.__main__ import PARTS, RESULTS, read_sections
@@ -117,16 +117,15 @@ def test_a_difference_within_its_spread_is_told_as_none() -> None:
 
 def test_each_mode_has_a_difference_of_its_own() -> None:
     rows = [row(variant, "a", seed, area) for variant, area in (("ours", 0.2), ("better", 0.3)) for seed in range(4)]
-    rows += [
-        row(variant, "b", seed, area) | {"mode": "product"} for variant, area in (("ours", 0.6), ("better", 0.4)) for seed in range(4)
-    ]
+    products = [row(variant, "b", seed, area) for variant, area in (("ours", 0.6), ("better", 0.4)) for seed in range(4)]
+    rows += [product | {"mode": "product"} for product in products]
     line = comparison(rows, "ours").splitlines()[-1]
     assert "| better | 0.300 (**+0.100 ± 0.000**) | 0.400 (**-0.200 ± 0.000**) | 0.350 (-0.050 ± 0.113: none) | 8 |" in line
 
 
 def test_a_variant_changes_what_it_names(base: Base) -> None:
     variant = Variant.parse("batch_size=8,training_steps=150,logit_mean=0.5,targets=image attention,shift=1.0")
-    request = variant.request(EXAMPLES / "line-icons.zip", "style")
+    request = variant.request("style")
     recipe = variant.recipe_for(request, base, seed=3)
     assert (recipe.steps, recipe.batch_size, recipe.logit_mean, recipe.seed) == (150, 8, 0.5, 3)
     assert (recipe.plan.micro_batch, recipe.plan.accumulation) == (8, 1)
