@@ -47,8 +47,9 @@ def read_sections(text: str) -> dict[str, str]:
 
 HEADER = """# Results
 
-What `script/bench` measured, and wrote; every figure in the README is one of these. Each part tells at its end when, on what
-and in how much time. `script/bench fidelity`, `train` or `predict` measures one part anew.
+What `script/bench` measured, and wrote; every figure of quality and speed in the README is one of these (memory is
+`script/plan`'s). Each part tells at its end when, on what and in how much time. `script/bench fidelity`, `train` or `predict`
+measures one part anew.
 """
 
 

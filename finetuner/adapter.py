@@ -37,8 +37,9 @@ def block_linears(transformer: FluxTransformer2DModel) -> dict[str, nn.Linear]:
 def target_names(transformer: FluxTransformer2DModel) -> list[str]:
     """Full names of the linears inside the double and single blocks, modulation left out (418 in FLUX.1).
 
-    Modulation acts on every token alike: trained on a few images, it moves every picture's colours. Full names, since
-    peft's suffix match on ``proj_out`` would also catch the transformer's own output layer.
+    Modulation acts on every token alike: trained on a few images, it moves every picture's colours. With it, or with attention
+    alone, a finetune of flux-emoji comes out alike (benchmarks/RESULTS.md). Full names, since peft's suffix match on
+    ``proj_out`` would also catch the transformer's own output layer.
     """
     return [name for name in block_linears(transformer) if not name.endswith(MODULATION)]
 
