@@ -86,7 +86,7 @@ class Recipe:
     distillation_rate: float  # its learning rate
     plan: Plan  # how a step runs on this device; the result is the same but for rounding
 
-    # At as many images seen, 1 scores 0.035 ± 0.019 less and 8 scores 0.046 ± 0.037 more; but the steps are the user's, and they
+    # At as many images seen, 1 scores 0.035 ± 0.019 less and 8 scores 0.046 ± 0.037 more; but the steps are the user's, and
     # would take twice the time. fal trains at 4 and more.
     batch_size: int = 4
     # LoRA B learns this much faster than A (LoRA+, Hayou et al. 2024; fal uses 3). Here 1 is alike, but trainers of FLUX.1-dev

@@ -16,11 +16,12 @@ from finetuner.sampling import DEFAULT_GUIDANCE, native_size, sample
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 # A sheet may take a twentieth of the job. A LoRA step of FLUX.1-dev costs 45 TFLOP an image at 512 px, a forward 20, so that
-# 100 steps of 4 images cost 900 forwards; a prompt at 4 strengths in 8 steps each costs 32 of them, 3.6 % (1.8 % of a full
-# training). Both grow alike with the area, so that pictures of the smallest area trained on keep the share. At 1024 px a
-# forward takes 0.23 s on an H100 (28 of them: 6.57 s, published), and a fifth more with the LoRA: three prompts take 27 s.
+# 150 steps of 4 images cost 1,350 forwards; a prompt at 4 strengths in 8 steps each costs 32 of them, 2.4 % (1.2 % of a full
+# training). Both grow alike with the area, so that pictures of the smallest area trained on keep the share. The whole report
+# takes up to 4.6 % of a job on flux-emoji (benchmarks/RESULTS.md), where steps are cheap beside it. At 1024 px a forward takes
+# 0.23 s on an H100 (28 of them: 6.57 s, published), and a fifth more with the LoRA: three prompts take 27 s.
 SAMPLING_STEPS = 8  # the finetuned pictures look as they do in 20
-STEPS_A_PROMPT = 100  # of training
+STEPS_A_PROMPT = 150  # of training
 SEED = 0
 CELL = 192  # pixels: small pictures are enlarged, large ones reduced
 

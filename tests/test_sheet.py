@@ -35,10 +35,10 @@ def test_a_contact_sheet_shows_every_picture_whole():
 @pytest.mark.parametrize("mode", MODES)
 def test_every_prompt_has_the_trigger_word_and_a_short_training_pays_for_fewer(mode):
     prompts = {
-        steps: sheet_prompts(FinetuneRequest(Path("x.zip"), mode=mode, training_steps=steps)) for steps in (1, 250, 6000)
+        steps: sheet_prompts(FinetuneRequest(Path("x.zip"), mode=mode, training_steps=steps)) for steps in (1, 300, 6000)
     }
-    assert {steps: len(p) for steps, p in prompts.items()} == {1: 1, 250: 2, 6000: 3}
-    assert all("TOK" in prompt for prompt in prompts[6000]) and prompts[250] == prompts[6000][:2]
+    assert {steps: len(p) for steps, p in prompts.items()} == {1: 1, 300: 2, 6000: 3}
+    assert all("TOK" in prompt for prompt in prompts[6000]) and prompts[300] == prompts[6000][:2]
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ FxEmojis (Apache-2.0)."""
 def ablation_table() -> str:
     """Of what the log holds beside the plain recipe and `full`."""
     rows = [row for row in logged() if row["variant"] not in (PLAIN.name, PLAIN_LONG.name)]
-    rows.sort(key=lambda row: row["variant"] != OURS.name)
+    rows.sort(key=lambda row: (row["variant"] != OURS.name, row["variant"]))
     return f"""### Ablations
 
 {len(rows)} trainings, read from `benchmarks/ablation.jsonl`. Each line changes what it names, at as many images seen.
