@@ -14,7 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from finetuner import finetune
 from finetuner.base import Base, choose_base
-from finetuner.encode import Bucket, Dataset, TextEmbeddings
+from finetuner.encode import Batch, Bucket, Dataset, TextEmbeddings
 from finetuner.store import FolderStore
 
 # A worker of pytest-xdist, and each process it starts, keeps to a core of its own: more threads than cores wait for each other.
@@ -70,6 +70,12 @@ def dataset() -> Dataset:
 
     texts = TextEmbeddings(torch.randn(4, 5, 24, generator=generator), torch.randn(4, 24, generator=generator))
     return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, shift_factor=0.0, scaling_factor=1.0)
+
+
+@pytest.fixture
+def batch(dataset: Dataset) -> Batch:
+    """Two images of one bucket."""
+    return dataset.batch((32, 32), torch.tensor([0, 1]), torch.tensor([1, 2]), torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ import zipfile
 from pathlib import Path
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
 from finetuner import adapter
 from finetuner.base import Base
+from finetuner.encode import Batch
+from finetuner.flow import predict_velocity
 from finetuner.plan import Plan
 from finetuner.recipe import Recipe
 from finetuner.store import Store
@@ -59,6 +61,28 @@ def random_adapter(transformer: FluxTransformer2DModel, rank: int, seed: int = 0
         weights[f"{name}.lora_A.weight"] = 0.1 * torch.randn(rank, linear.in_features, generator=generator)
         weights[f"{name}.lora_B.weight"] = 0.05 * torch.randn(linear.out_features, rank, generator=generator)
     return weights
+
+
+@torch.no_grad()
+def velocity(transformer: FluxTransformer2DModel, batch: Batch) -> torch.Tensor:
+    """Of a batch of two, at a low and a high noise level."""
+    return predict_velocity(transformer, batch.latents, torch.tensor([0.3, 0.8]), batch, guidance=1.0)
+
+
+def plain_picture(base: Base, prompt: str, steps: int, seed: int, lora: Path | None = None) -> Image.Image:
+    """What FluxPipeline alone makes of a request at the default guidance. ``lora``: a file, or a finetune's folder."""
+    pipeline = FluxPipeline.from_pretrained(base.folder, dtype=torch.float32)
+    if lora:
+        pipeline.load_lora_weights(lora)
+    return pipeline(
+        prompt,
+        width=base.sampling_side,
+        height=base.sampling_side,
+        num_inference_steps=steps,
+        guidance_scale=3.0,
+        max_sequence_length=base.max_sequence_length,
+        generator=torch.Generator().manual_seed(seed),
+    ).images[0]
 
 
 def publish(store: Store, base: Base, weights: dict[str, torch.Tensor], rank: int, trained_on: dict | None = None) -> str:

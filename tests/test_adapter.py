@@ -1,22 +1,10 @@
 import copy
 
-import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
-from helpers import random_adapter
+from helpers import random_adapter, velocity
 
 from finetuner import adapter
-from finetuner.flow import predict_velocity
-
-
-@pytest.fixture
-def batch(dataset):
-    return dataset.batch((32, 32), torch.tensor([0, 1]), torch.tensor([1, 2]), torch.Generator().manual_seed(0))
-
-
-@torch.no_grad()
-def velocity(transformer, batch):
-    return predict_velocity(transformer, batch.latents, torch.tensor([0.3, 0.8]), batch, guidance=1.0)
 
 
 def test_targets_are_all_linears_of_the_blocks_of_flux_but_modulation():

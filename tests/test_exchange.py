@@ -1,11 +1,9 @@
 import pytest
 import torch
-from diffusers import FluxPipeline
-from helpers import random_adapter
+from helpers import plain_picture, publish, random_adapter
 from PIL import Image
 from safetensors.torch import save_file
 
-from finetuner import adapter
 from finetuner.exchange import export_lora, import_lora
 from finetuner.generate import Generator, ImageRequest
 from finetuner.store import Finetune, FolderStore
@@ -17,10 +15,8 @@ def store(tmp_path_factory) -> FolderStore:
 
 
 @pytest.fixture(scope="module")
-def finetune(store, base, tmp_path_factory) -> Finetune:
-    staged = tmp_path_factory.mktemp("staged")
-    adapter.save_adapter(random_adapter(base.load_transformer(), 16), 16, staged)
-    return store.publish(staged, {"base": base.describe(), "inputs": {"trigger_word": "TOK"}})
+def finetune(store, base) -> Finetune:
+    return store.fetch(publish(store, base, random_adapter(base.load_transformer(), 16), 16))
 
 
 def picture(generator: Generator, finetune: Finetune) -> bytes:
@@ -36,18 +32,7 @@ def test_exported_files_give_the_picture_of_the_finetune(store, finetune, base, 
     generator = Generator(base, store)
     ours = picture(generator, finetune)
     export_lora(finetune, "diffusers", tmp_path / "diffusers.safetensors")
-    plain = FluxPipeline.from_pretrained(base.folder, dtype=torch.float32)
-    plain.load_lora_weights(tmp_path / "diffusers.safetensors")
-    side = base.sampling_side
-    image = plain(
-        "a fox, TOK style",
-        width=side,
-        height=side,
-        num_inference_steps=2,
-        guidance_scale=3.0,
-        max_sequence_length=base.max_sequence_length,
-        generator=torch.Generator().manual_seed(5),
-    ).images[0]
+    image = plain_picture(base, "a fox, TOK style", steps=2, seed=5, lora=tmp_path / "diffusers.safetensors")
     assert image.tobytes() == ours
 
     export_lora(finetune, "kohya", tmp_path / "kohya.safetensors")

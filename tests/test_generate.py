@@ -6,9 +6,9 @@ import re
 import time
 from pathlib import Path
 
+import helpers
 import pytest
 import torch
-from diffusers import FluxPipeline
 from helpers import publish, random_adapter
 from PIL import Image
 
@@ -61,19 +61,7 @@ def picture(generator: Generator, finetune_id: str, **changes) -> Image.Image:
 
 def plain_picture(base, folder=None) -> Image.Image:
     """What FluxPipeline alone makes of the same request."""
-    pipeline = FluxPipeline.from_pretrained(base.folder, dtype=torch.float32)
-    if folder:
-        pipeline.load_lora_weights(folder)
-    side = base.sampling_side
-    return pipeline(
-        PROMPT,
-        width=side,
-        height=side,
-        num_inference_steps=4,
-        guidance_scale=3.0,
-        max_sequence_length=base.max_sequence_length,
-        generator=torch.Generator().manual_seed(5),
-    ).images[0]
+    return helpers.plain_picture(base, PROMPT, steps=4, seed=5, lora=folder)
 
 
 def test_strength_zero_is_the_picture_of_the_base_whatever_the_finetune(generator, finetunes, base):

@@ -2,21 +2,10 @@ import copy
 
 import pytest
 import torch
-from helpers import random_adapter
+from helpers import random_adapter, velocity
 
 from finetuner import adapter
-from finetuner.flow import predict_velocity
 from finetuner.slot import Slot
-
-
-@pytest.fixture
-def batch(dataset):
-    return dataset.batch((32, 32), torch.tensor([0, 1]), torch.tensor([1, 2]), torch.Generator().manual_seed(0))
-
-
-@torch.no_grad()
-def velocity(transformer, batch):
-    return predict_velocity(transformer, batch.latents, torch.tensor([0.3, 0.8]), batch, guidance=1.0)
 
 
 def in_bfloat16(batch):
