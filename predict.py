@@ -6,7 +6,8 @@ from typing import Optional
 
 from cog import BaseRunner, Input, Path, current_scope
 
-from finetuner.generate import Generator, ImageRequest
+from finetuner.generate import Generator
+from finetuner.requests import ImageRequest
 from logs import show_library_log
 
 

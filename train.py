@@ -6,7 +6,7 @@ from typing import Optional
 from cog import Input, Path, current_scope
 
 from finetuner.finetune import finetune
-from finetuner.recipe import FinetuneRequest
+from finetuner.requests import FinetuneRequest
 from logs import show_library_log
 
 

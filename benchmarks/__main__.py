@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from finetuner.base import choose_base
+from finetuner.bases.base import choose_base
 
 PARTS = {"fidelity": "benchmarks.fidelity.section", "train": "benchmarks.train", "predict": "benchmarks.predict"}
 RESULTS = Path("benchmarks/RESULTS.md")

@@ -14,13 +14,16 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from finetuner import adapter
-from finetuner.base import Base, choose_base
-from finetuner.encode import Size
-from finetuner.generate import Generator, ImageRequest
-from finetuner.sampling import native_size
-from finetuner.slot import PackedAdapter, Slot
+from benchmarks.adapters import random_adapter
+from finetuner.bases import Size
+from finetuner.bases.base import Base, choose_base
+from finetuner.generate import Generator
+from finetuner.loras import WEIGHTS_NAME, load_lora, save_lora
+from finetuner.requests import ImageRequest
+from finetuner.serving.sampling import native_size
+from finetuner.serving.slot import PackedAdapter, Slot
 from finetuner.store import FolderStore, Store
+from finetuner.training import adapter
 
 STEPS = 20
 REQUESTS = 9
@@ -59,15 +62,9 @@ def run() -> str:
 
 def publish(store: Store, base: Base, seed: int) -> str:
     """A finetune of random weights, small enough to leave a picture."""
-    transformer = base.load_transformer()
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name in adapter.target_names(transformer):
-        linear = transformer.get_submodule(name)
-        weights[f"{name}.lora_A.weight"] = 0.02 * torch.randn(RANK, linear.in_features, generator=generator)
-        weights[f"{name}.lora_B.weight"] = 0.02 * torch.randn(linear.out_features, RANK, generator=generator)
+    weights = random_adapter(base.load_transformer(), RANK, seed, deviations=(0.02, 0.02))
     with tempfile.TemporaryDirectory() as staged:
-        adapter.save_adapter(weights, RANK, Path(staged))
+        save_lora(weights, Path(staged), base.family)
         return store.publish(Path(staged), {"base": base.describe(), "inputs": {"trigger_word": "TOK"}}).id
 
 
@@ -130,8 +127,8 @@ def steps(generator: Generator, bare: FluxPipeline, finetunes: list[str]) -> lis
 
 def fetch(generator: Generator, finetune_id: str) -> PackedAdapter:
     """The finetune's LoRA, from the store's folder: checked, read and laid out."""
-    finetune = generator.store.fetch(finetune_id)
-    return generator.slot.pack(adapter.read_adapter(finetune.folder / adapter.WEIGHTS_NAME))
+    finetune = generator.finetunes.store.fetch(finetune_id)
+    return generator.slot.pack(load_lora(finetune.folder / WEIGHTS_NAME))
 
 
 def floating_point(bare: FluxPipeline) -> list[tuple[str, float, str]]:

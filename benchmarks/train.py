@@ -13,15 +13,16 @@ from pathlib import Path
 
 import torch
 
-from finetuner import adapter, archive, captions, delta, encode
 from finetuner import finetune as job
-from finetuner.base import choose_base
-from finetuner.checkpoint import Checkpoint
-from finetuner.extract import extract
-from finetuner.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.bases import choose_base
+from finetuner.data import complete_captions, open_archive
 from finetuner.paths import ROOT
-from finetuner.recipe import FinetuneRequest, recipe_for
-from finetuner.trainer import backward, draw, train
+from finetuner.requests import FinetuneRequest
+from finetuner.training import Checkpoint, adapter, delta, encode_dataset, recipe_for
+from finetuner.training.dataset import Bucket, Dataset
+from finetuner.training.extract import extract_lora
+from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.training.trainer import accumulate_gradients, draw_batch, train
 
 ARCHIVE = ROOT / "examples" / "line-icons.zip"
 REPEATS = 7
@@ -56,9 +57,9 @@ def examples_dataset() -> tuple:
     """The base, a LoRA's recipe and the example archive's training data."""
     base = choose_base()
     request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="lora", lora_rank=RANK, priority="speed")
-    examples = captions.complete(archive.open_archive(ARCHIVE), {}, request, base)
+    examples = complete_captions(open_archive(ARCHIVE), {}, request, base)
     recipe = replace(recipe_for(request, base), steps=STEPS, seed=1)
-    dataset, _ = encode.encode(examples, [], base, recipe.resolutions)
+    dataset, _ = encode_dataset(examples, [], base, recipe.resolutions)
     return base, recipe, dataset
 
 
@@ -84,12 +85,12 @@ def ours_to_bare() -> tuple[float, str]:
     parameters = adapter.trainable_weights(transformer)
     size, bucket = next(iter(dataset.buckets.items()))
     rows = torch.arange(recipe.batch_size) % len(bucket.captions)
-    batch, noise, sigmas = draw(dataset, size, rows, scheduler, recipe, seed=0)
+    batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, seed=0)
     adamw = torch.optim.AdamW(parameters.values(), lr=1e-6)
 
     def bare() -> None:
         for _ in range(STEPS):
-            backward(transformer, batch, noise, sigmas, recipe)
+            accumulate_gradients(transformer, batch, noise, sigmas, recipe)
             adamw.step()
             adamw.zero_grad()
 
@@ -107,15 +108,12 @@ def many_to_few() -> tuple[float, str]:
     adapter.add_adapter(transformer, recipe.rank, recipe.seed)
     size, bucket = next(iter(dataset.buckets.items()))
 
-    def of(count: int) -> encode.Dataset:
+    def of(count: int) -> Dataset:
         rows = torch.arange(count) % len(bucket.captions)
-        texts = encode.TextEmbeddings(
-            torch.cat([dataset.texts.embeds[:1], dataset.texts.embeds[bucket.captions[rows]]]),
-            torch.cat([dataset.texts.pooled[:1], dataset.texts.pooled[bucket.captions[rows]]]),
-        )
-        return replace(dataset, buckets={size: encode.Bucket(bucket.moments[rows], torch.arange(count) + 1)}, texts=texts)
+        texts = dataset.texts[torch.cat([torch.zeros(1, dtype=torch.int64), bucket.captions[rows]])]  # the empty one first
+        return replace(dataset, buckets={size: Bucket(bucket.latents[rows], torch.arange(count) + 1)}, texts=texts)
 
-    def training_on(data: encode.Dataset) -> Callable[[], None]:
+    def training_on(data: Dataset) -> Callable[[], None]:
         def once() -> None:
             with temporary_checkpoint() as checkpoint:
                 optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
@@ -147,7 +145,7 @@ def extraction_table() -> str:
     rows.append(extraction_row(f"one matrix of {FLUX_SHAPE[0]} x {FLUX_SHAPE[1]} (FLUX.1-dev's attention)", decaying()))
     return "\n".join(
         [
-            f"Extraction of a LoRA of rank {RANK}: the randomized SVD of `extract.extract` against `torch.linalg.svd`, cut to the rank.",
+            f"Extraction of a LoRA of rank {RANK}: the randomized SVD of `extract.extract_lora` against `torch.linalg.svd`, cut to the rank.",
             "",
             "| matrices | randomized | full | times faster | energy kept | of the best possible |",
             "|---|---|---|---|---|---|",
@@ -158,7 +156,7 @@ def extraction_table() -> str:
 
 def extraction_row(what: str, deltas: dict[str, torch.Tensor]) -> str:
     found = []
-    randomized = seconds_of(lambda: found.append(extract(deltas, RANK, seed=0).total_energy))
+    randomized = seconds_of(lambda: found.append(extract_lora(deltas, RANK, seed=0).total_energy))
     spectra = []
     full = seconds_of(lambda: spectra.extend(torch.linalg.svd(d, full_matrices=False).S for d in deltas.values()))
     best = sum(s[:RANK].square().sum().item() for s in spectra) / sum(s.square().sum().item() for s in spectra)

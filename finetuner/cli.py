@@ -35,12 +35,12 @@ def main() -> None:
 @app.command("list")
 def list_finetunes(as_json: Json = False) -> None:
     """List the finetunes, the newest first."""
-    summaries = open_store().summaries()
+    listings = open_store().listings()
     if as_json:
-        return print(json.dumps([asdict(summary) for summary in summaries], indent=2))
+        return print(json.dumps([asdict(listing) for listing in listings], indent=2))
     table = Table("finetune_id", "created", "base", "trigger word", box=None)
-    for summary in summaries:
-        table.add_row(summary.id, summary.created[:16].replace("T", " "), summary.base, summary.trigger_word)
+    for listing in listings:
+        table.add_row(listing.id, listing.created[:16].replace("T", " "), listing.base, listing.trigger_word)
     wide_console().print(table)
 
 
@@ -72,7 +72,7 @@ def export(
     ] = "diffusers",
 ) -> None:
     """Write a finetune's LoRA to a file for other tools."""
-    from finetuner.exchange import export_lora
+    from finetuner.loras import export_lora
 
     export_lora(open_store().fetch(finetune_id), file_format, file)
     print(f"Wrote {file}")
@@ -85,7 +85,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make a LoRA that was trained elsewhere a finetune of the base that BASE_MODEL chooses."""
-    from finetuner.exchange import import_lora
+    from finetuner.loras import import_lora
 
     tell(import_lora(file, trigger_word, open_store()).id, as_json)
 

@@ -9,21 +9,24 @@ import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from diffusers import FluxPipeline, FluxTransformer2DModel
-
-from finetuner import adapter, archive, captions, encode, report
-from finetuner.base import Base, choose_base
-from finetuner.captioner import Captioner, choose_captioner
-from finetuner.checkpoint import Checkpoint
-from finetuner.learn import learn
+from finetuner.bases import Base, choose_base
+from finetuner.data import (
+    CaptionedExample,
+    Captioner,
+    choose_captioner,
+    complete_captions,
+    data_fingerprint,
+    examples_to_caption,
+    open_archive,
+    write_captions,
+)
+from finetuner.loras import in_half, save_lora
 from finetuner.paths import JOBS
 from finetuner.phases import Phases
-from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
-from finetuner.sheet import sheet_prompts, strength_sheet
-from finetuner.store import Finetune, Store, StoreError, open_store
-from finetuner.store_files import MANIFEST, is_sealed, seal, staging_folder
-from finetuner.tracker import tracking
-from finetuner.trainer import History
+from finetuner.report import sheet_prompts, strength_sheet, write_report
+from finetuner.requests import FinetuneRequest
+from finetuner.store import MANIFEST, Finetune, Store, StoreError, is_sealed, open_store, seal, staging_folder
+from finetuner.training import Checkpoint, History, Recipe, encode_dataset, learn, recipe_for, tracking
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +45,14 @@ def finetune(request: FinetuneRequest) -> Finetune:
     """
     phases = Phases()
     base = choose_base()
+    base.require_trains()
     with phases.phase("archive"):
-        examples = archive.open_archive(request.input_images)
-        data_fingerprint = encode.fingerprint(examples)
-    uncaptioned = captions.wanted(examples, request.captioning)
+        examples = open_archive(request.input_images)
+        data = data_fingerprint(examples)
+    uncaptioned = examples_to_caption(examples, request.captioning)
     captioner = choose_captioner() if uncaptioned else None
     recipe = recipe_for(request, base)
-    job = job_fingerprint(request, recipe, base, captioner, data_fingerprint)
+    job = job_fingerprint(request, recipe, base, captioner, data)
     recipe = replace(recipe, seed=int(job[:12], 16))
     log.info("Recipe: %s", recipe.describe())
 
@@ -60,11 +64,11 @@ def finetune(request: FinetuneRequest) -> Finetune:
             log.info("An earlier run of this job did the training and could not publish it")
             return publish_result(store, staged)
         with phases.phase("captions"):
-            written = captions.write(captioner, uncaptioned, request.mode, checkpoint.folder) if captioner else {}
-            examples = captions.complete(examples, written, request, base)
+            written = write_captions(captioner, uncaptioned, request.mode, checkpoint.folder) if captioner else {}
+            captioned = complete_captions(examples, written, request, base)
         prompts = sheet_prompts(request)
         with phases.phase("encode"):
-            dataset, sheet_texts = encode.encode(examples, prompts, base, recipe.resolutions)
+            dataset, sheet_texts = encode_dataset(captioned, prompts, base, recipe.resolutions)
         with phases.phase("load"):
             transformer = base.load_transformer(recipe.plan.base_precision)
         with phases.phase("train"):
@@ -74,19 +78,20 @@ def finetune(request: FinetuneRequest) -> Finetune:
             "captioner": captioner.describe() if captioner else None,
             "inputs": request.inputs(),
             "recipe": asdict(recipe),
-            "data_fingerprint": data_fingerprint,
-            "images": len(examples),
+            "devices": learned.history.devices,
+            "data_fingerprint": data,
+            "images": len(captioned),
             "final_loss": final_loss(learned.history),
             **learned.extraction,
             "losses": [round(loss, 6) for loss in learned.history.losses],
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         }
         with phases.phase("report"):
-            adapter.save_adapter(learned.weights, recipe.rank, staged)
-            save_captions(examples, staged / "captions")
-            sheet = strength_sheet(sampling_pipeline(base, transformer), base, recipe, prompts, sheet_texts)
+            save_lora(in_half(learned.weights), staged, base.family)
+            save_captions(captioned, staged / "captions")
+            sheet = strength_sheet(base.load_pipeline_around(transformer), base, recipe, prompts, sheet_texts)
             so_far = facts | phases.facts()
-            report.write_report(staged, so_far, request, base, recipe, examples, learned.history, sheet)
+            write_report(staged, so_far, request, base, recipe, captioned, learned.history, sheet)
         seal(staged, facts | phases.facts())
         return publish_result(store, staged)
 
@@ -117,21 +122,21 @@ def publish(job: str) -> Finetune:
         return publish_result(open_store(), checkpoint.result)
 
 
-def job_fingerprint(
-    request: FinetuneRequest, recipe: Recipe, base: Base, captioner: Captioner | None, data_fingerprint: str
-) -> str:
+def job_fingerprint(request: FinetuneRequest, recipe: Recipe, base: Base, captioner: Captioner | None, data: str) -> str:
     """SHA-256 of all that decides a job's result: the seed and the checkpoint follow from it.
 
-    Captions that are yet to be written are decided by the captioner and the images.
+    Captions that are yet to be written are decided by the captioner and the images. How this device runs the recipe is left
+    out: the same job goes on from its checkpoint on another card.
     """
-    inputs = request.inputs()
+    inputs, numbers = request.inputs(), asdict(recipe)
     del inputs["input_images"]  # its content counts, not its name
+    del numbers["plan"]
     models = [base.fingerprint, captioner.fingerprint if captioner else None]
-    facts = [inputs, asdict(recipe), models, data_fingerprint]
+    facts = [inputs, numbers, models, data]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def save_captions(examples: list[archive.Example], folder: Path) -> None:
+def save_captions(examples: list[CaptionedExample], folder: Path) -> None:
     """What each image was trained on, as the caption files that a next archive can carry."""
     for example in examples:
         path = folder / example.caption_name
@@ -143,10 +148,3 @@ def final_loss(history: History) -> float:
     """Mean loss over the last tenth of the steps."""
     last = history.losses[-max(1, len(history.losses) // 10) :]
     return sum(last) / len(last)
-
-
-def sampling_pipeline(base: Base, transformer: FluxTransformer2DModel) -> FluxPipeline:
-    """A pipeline around the trained transformer; prompts come to it as embeddings."""
-    pipeline = FluxPipeline(base.load_scheduler(), base.load_vae(), None, None, None, None, transformer)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline

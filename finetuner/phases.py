@@ -1,4 +1,4 @@
-"""What each phase of a job took: seconds, and the most memory."""
+"""What each phase of a piece of work took: seconds, and of a job the most memory, too."""
 
 from __future__ import annotations
 
@@ -18,19 +18,31 @@ GIB = 1 << 30
 
 
 @dataclass
-class Phases:
+class Seconds:
     """By the phase's name, in the order in which they ran."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Note what the phase took."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+@dataclass
+class Phases(Seconds):
+    """The phases of a job, which its log and its manifest tell of."""
+
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)  # of the GPU where there is one, else of this process
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Name the phase in the log and note what it took."""
         _forget_peak()
-        started = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - started
+        with super().phase(name):
+            yield
         self.peak_memory_bytes[name] = _peak()
         log.info("Phase %s: %.1f s, at most %.2f GiB", name, self.seconds[name], self.peak_memory_bytes[name] / GIB)
 
@@ -52,5 +64,6 @@ def _forget_peak() -> None:
 def _peak() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found, "Linux tells VmHWM of every process (proc(5))"
+    return int(found[1]) * 1024

@@ -13,8 +13,8 @@ import requests
 from local_server import PROJECT, Server, data_uri
 from PIL import Image, ImageDraw, ImageFont
 
-from finetuner.archive import open_archive
-from finetuner.sheet import contact_sheet, labelled_grid
+from finetuner.data.archive import open_archive
+from finetuner.report.sheet import contact_sheet, labelled_grid
 
 OUT = PROJECT / "demo"
 ARCHIVE = PROJECT / "examples" / "sloth.zip"

@@ -1,7 +1,7 @@
 """Print what a training step of FLUX.1-dev takes, traced without weights or GPU: peak memory and FLOP. Run it as script/plan.
 
-A trace holds a bfloat16 base. The columns for quantised bases exchange its weights for theirs (`finetuner.plan.base_bytes`);
-a full fine-tune has none, since its result is the difference to the true base.
+A trace holds a bfloat16 base. The columns for quantised bases exchange its weights for theirs (`finetuner.training.plan`'s
+`base_bytes`); a full fine-tune has none, since its result is the difference to the true base.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import itertools
 import torch
 from diffusers.utils import logging
 
-from finetuner.plan import GIB, QUANTISED, Job, Sizes, base_bytes, peak_bytes, token_count
-from script.trace_step import prepared, trace
+from finetuner.training.plan import GIB, QUANTISED, Sizes, StepSize, base_bytes, peak_bytes, token_count
+from script.trace_step import on_meta, prepared, trace
 
 # transformer/config.json of black-forest-labs/FLUX.1-dev
 FLUX_DEV = {
@@ -38,7 +38,7 @@ BATCHES = (1, 2, 4)
 def main() -> None:
     options = parse()
     logging.set_verbosity_error()  # diffusers warns of the cast to bfloat16
-    sizes = Sizes.of(FLUX_DEV)
+    sizes = Sizes.of(on_meta(FLUX_DEV))
     parameters = sizes.block_weights + sizes.other_weights
     print(f"FLUX.1-dev: {parameters / 1e9:.2f} B parameters. LoRA of rank {RANK}. Peaks in GiB.\n")
     heads = ["type", "side", "batch", "checkpointing", "TFLOP", "bfloat16", *QUANTISED] + ["formula"] * options.check
@@ -62,15 +62,15 @@ def row(sizes: Sizes, finetune_type: str, side: int, batch_size: int, checkpoint
     transformer = prepared(FLUX_DEV, finetune_type, RANK, torch.bfloat16)
     if checkpointing:
         transformer.enable_gradient_checkpointing()
-    job = Job(finetune_type, RANK, token_count(side, SIZE_MULTIPLE, TEXT_TOKENS), batch_size, torch.bfloat16)
-    step = trace(transformer, job.tokens - TEXT_TOKENS, TEXT_TOKENS, batch_size)
-    own = base_bytes(sizes, "bfloat16", job.dtype)
-    quantised = [step.peak_bytes - own + base_bytes(sizes, precision, job.dtype) for precision in QUANTISED]
+    size = StepSize(finetune_type, RANK, token_count(side, SIZE_MULTIPLE, TEXT_TOKENS), batch_size, torch.bfloat16)
+    step = trace(transformer, size.tokens - TEXT_TOKENS, TEXT_TOKENS, batch_size)
+    own = base_bytes(sizes, "bfloat16", size.dtype)
+    quantised = [step.peak_bytes - own + base_bytes(sizes, precision, size.dtype) for precision in QUANTISED]
     cells = [finetune_type, str(side), str(batch_size), "on" if checkpointing else "off", f"{step.flop / 1e12:.0f}"]
     cells.append(f"{step.peak_bytes / GIB:.1f}")
     cells += [f"{peak / GIB:.1f}" if finetune_type == "lora" else "-" for peak in quantised]
     if check:
-        cells.append(f"{100 * (peak_bytes(sizes, job, 'bfloat16', checkpointing) / step.peak_bytes - 1):+.1f} %")
+        cells.append(f"{100 * (peak_bytes(sizes, size, 'bfloat16', checkpointing) / step.peak_bytes - 1):+.1f} %")
     return cells
 
 

@@ -25,13 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from finetuner.adapter import add_adapter, trainable_weights
-from finetuner.delta import add_deltas, deltas
-from finetuner.encode import Batch
-from finetuner.flow import flow_loss
-from finetuner.optim import InBackwardOptimizer, LoraOptimizer
-from finetuner.plan import Plan
-from finetuner.recipe import Recipe
+from finetuner.bases import TextEmbeddings
+from finetuner.training.adapter import add_adapter, trainable_weights
+from finetuner.training.dataset import Batch
+from finetuner.training.delta import add_deltas, deltas
+from finetuner.training.flow import flow_loss
+from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.training.plan import Plan
+from finetuner.training.recipe import Recipe
 
 aten = torch.ops.aten
 FLOP = dict(flop_registry) | {
@@ -93,10 +94,16 @@ class FusedNorm(torch.autograd.Function):
         return torch.empty_like(ctx.saved_tensors[0])
 
 
+def on_meta(config: Mapping) -> FluxTransformer2DModel:
+    """A transformer on the meta device: every shape and no weight."""
+    with torch.device("meta"):
+        return FluxTransformer2DModel.from_config(config)
+
+
 def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype) -> FluxTransformer2DModel:
     """A transformer on the meta device, with what a fine-tune trains in it. (peft cannot swap fake parameters.)"""
+    transformer = on_meta(config).to(dtype).requires_grad_(False).eval()
     with torch.device("meta"):
-        transformer = FluxTransformer2DModel.from_config(config).to(dtype).requires_grad_(False).eval()
         if finetune_type == "lora":
             add_adapter(transformer, rank, seed=0)
         else:
@@ -169,10 +176,8 @@ def _make_fake(transformer: FluxTransformer2DModel) -> None:
 
 def _batch(transformer: FluxTransformer2DModel, tokens: int, text_tokens: int, batch_size: int) -> Batch:
     config, dtype = transformer.config, transformer.x_embedder.weight.dtype
-    return Batch(
-        latents=torch.empty(batch_size, tokens, config.in_channels),
-        image_ids=torch.empty(tokens, 3, dtype=dtype),
-        text_ids=torch.empty(text_tokens, 3, dtype=dtype),
-        text_embeds=torch.empty(batch_size, text_tokens, config.joint_attention_dim, dtype=dtype),
-        pooled_embeds=torch.empty(batch_size, config.pooled_projection_dim, dtype=dtype),
+    texts = TextEmbeddings(
+        torch.empty(batch_size, text_tokens, config.joint_attention_dim, dtype=dtype),
+        torch.empty(batch_size, config.pooled_projection_dim, dtype=dtype),
     )
+    return Batch(torch.empty(batch_size, tokens, config.in_channels), grid=(1, tokens), texts=texts)

@@ -13,9 +13,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from finetuner import finetune
-from finetuner.base import Base, choose_base
-from finetuner.encode import Batch, Bucket, Dataset, TextEmbeddings
+from finetuner.bases import Base, LatentStatistics, TextEmbeddings, choose_base, flux1
 from finetuner.store import FolderStore
+from finetuner.training.dataset import Batch, Bucket, Dataset
 
 # A worker of pytest-xdist, and each process it starts, keeps to a core of its own: more threads than cores wait for each other.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
@@ -69,7 +69,7 @@ def dataset() -> Dataset:
         return Bucket(moments, torch.arange(count) % 3 + 1)
 
     texts = TextEmbeddings(torch.randn(4, 5, 24, generator=generator), torch.randn(4, 24, generator=generator))
-    return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, shift_factor=0.0, scaling_factor=1.0)
+    return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, flux1, LatentStatistics(0.0, 1.0))
 
 
 @pytest.fixture

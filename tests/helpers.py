@@ -11,13 +11,13 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
-from finetuner import adapter
-from finetuner.base import Base
-from finetuner.encode import Batch
-from finetuner.flow import predict_velocity
-from finetuner.plan import Plan
-from finetuner.recipe import Recipe
+from finetuner.bases import Base
+from finetuner.loras import save_lora
 from finetuner.store import Store
+from finetuner.training.dataset import Batch
+from finetuner.training.flow import predict_velocity
+from finetuner.training.plan import Plan
+from finetuner.training.recipe import Recipe
 
 PLAN = Plan("float32", checkpointing=False, micro_batch=4, accumulation=1, peak_bytes=0)
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -52,17 +52,6 @@ def make_archive(path: Path, files: dict[str, Image.Image | str]) -> Path:
     return path
 
 
-def random_adapter(transformer: FluxTransformer2DModel, rank: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A LoRA that changes every layer, for a transformer that has none yet, by its names in a file."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name in adapter.target_names(transformer):
-        linear = transformer.get_submodule(name)
-        weights[f"{name}.lora_A.weight"] = 0.1 * torch.randn(rank, linear.in_features, generator=generator)
-        weights[f"{name}.lora_B.weight"] = 0.05 * torch.randn(linear.out_features, rank, generator=generator)
-    return weights
-
-
 @torch.no_grad()
 def velocity(transformer: FluxTransformer2DModel, batch: Batch) -> torch.Tensor:
     """Of a batch of two, at a low and a high noise level."""
@@ -88,7 +77,7 @@ def plain_picture(base: Base, prompt: str, steps: int, seed: int, lora: Path | N
 def publish(store: Store, base: Base, weights: dict[str, torch.Tensor], rank: int, trained_on: dict | None = None) -> str:
     """Put a finetune of these weights into the store, as a training does. Returns its id."""
     with tempfile.TemporaryDirectory() as folder:
-        adapter.save_adapter(weights, rank, Path(folder))
+        save_lora(weights, Path(folder), base.family)
         return store.publish(Path(folder), manifest_of(base=trained_on or base.describe())).id
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from helpers import make_recipe
 from PIL import Image
 
-from finetuner.archive import Example
-from finetuner.base import Base
-from finetuner.recipe import FinetuneRequest, Recipe
-from finetuner.sheet import STRENGTHS, Sheet
-from finetuner.summary import Summary, summarise
-from finetuner.trainer import History
+from finetuner.bases.base import Base
+from finetuner.data.archive import Example
+from finetuner.report.sheet import STRENGTHS, Sheet
+from finetuner.report.summary import Summary, summarise
+from finetuner.requests import FinetuneRequest
+from finetuner.training.recipe import Recipe
+from finetuner.training.trainer import History
 
 NASTY = """<script>alert("x")</script> & it's | a *bold* `$(id)` [link](http://x.example) \\ "quoted" """.strip()
 

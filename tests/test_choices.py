@@ -6,8 +6,10 @@ import pytest
 from helpers import make_archive
 from PIL import Image
 
-from finetuner import adapter, finetune, sheet
-from finetuner.recipe import FinetuneRequest
+from finetuner import finetune
+from finetuner.loras import WEIGHTS_NAME, load_lora
+from finetuner.report import sheet
+from finetuner.requests import FinetuneRequest
 
 
 @pytest.fixture
@@ -35,5 +37,5 @@ def test_every_documented_choice_trains_and_publishes(
     published = finetune.finetune(request)
     assert published.manifest["inputs"] == request.inputs()
     assert len(published.manifest["losses"]) == 3
-    weights = adapter.read_adapter(published.folder / adapter.WEIGHTS_NAME)
+    weights = load_lora(published.folder / WEIGHTS_NAME)
     assert {min(tensor.shape) for tensor in weights.values()} == {lora_rank}

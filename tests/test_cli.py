@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from finetuner import cli, finetune
-from finetuner.adapter import WEIGHTS_NAME, read_adapter
-from finetuner.lora_formats import target_shapes
+from finetuner.loras import WEIGHTS_NAME, load_lora
+from finetuner.loras.formats import target_shapes
 from finetuner.store import FolderStore
-from finetuner.store_files import seal
+from finetuner.store.files import seal
 
 PROJECT = Path(__file__).parent.parent
 
@@ -46,11 +46,11 @@ def test_one_is_shown_and_deleted(store):
     assert finetune_id in shown and "TOK" in shown and "flux-emoji" in shown
     assert json.loads(run("show", finetune_id, "--json")) == store.manifest(finetune_id)
     assert finetune_id in run("delete", finetune_id)
-    assert not store.summaries()
+    assert not store.listings()
 
 
 def test_a_file_is_imported_and_exported(store, base, tmp_path):
-    name, (out, width) = next(iter(target_shapes(base.transformer_config).items()))
+    name, (out, width) = next(iter(target_shapes(base.meta_transformer()).items()))
     file = {f"{name}.lora_A.weight": torch.ones(2, width), f"{name}.lora_B.weight": torch.ones(out, 2)}
     save_file(file, tmp_path / "in.safetensors")
     finetune_id = run("import", tmp_path / "in.safetensors", "--trigger-word", "TOK").strip()
@@ -58,7 +58,7 @@ def test_a_file_is_imported_and_exported(store, base, tmp_path):
     run("export", finetune_id, tmp_path / "out.safetensors", "--format", "kohya")
     assert (tmp_path / "out.safetensors").exists()
     again = json.loads(run("import", tmp_path / "out.safetensors", "--trigger-word", "TOK", "--json"))["finetune_id"]
-    first, second = (read_adapter(store.fetch(which).folder / WEIGHTS_NAME) for which in (finetune_id, again))
+    first, second = (load_lora(store.fetch(which).folder / WEIGHTS_NAME) for which in (finetune_id, again))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,14 +22,18 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from finetuner import archive, finetune, sheet, tracker, trainer
-from finetuner.captioner import Captioner, choose_captioner
-from finetuner.captions import with_trigger_word
-from finetuner.encode import encode
-from finetuner.flow import flow_loss, resolution_shift, sample_sigmas
-from finetuner.recipe import FinetuneRequest, recipe_for
+from finetuner import finetune
+from finetuner.data import archive
+from finetuner.data.captioner import Captioner, choose_captioner
+from finetuner.data.captions import with_trigger_word
+from finetuner.report import sheet
+from finetuner.requests import FinetuneRequest
 from finetuner.store import StoreError
-from finetuner.store_files import seal
+from finetuner.store.files import seal
+from finetuner.training import tracker, trainer
+from finetuner.training.encode import encode_dataset
+from finetuner.training.flow import flow_loss, resolution_shift, sample_sigmas
+from finetuner.training.recipe import recipe_for
 
 STYLE = EXAMPLES / "line-icons.zip"
 HELD_OUT = Path(__file__).parent / "held_out"
@@ -52,7 +57,7 @@ def held_out_loss(base, transformer, family: str, trigger_word: str | None) -> f
     examples = archive.open_archive(HELD_OUT / f"{family}.zip")
     if trigger_word:
         examples = [archive.Example(e.name, e.image, with_trigger_word(e.caption, trigger_word, "style")) for e in examples]
-    dataset, _ = encode(examples, ["unused"], base, base.resolutions["speed"])
+    dataset, _ = encode_dataset(examples, ["unused"], base, base.resolutions["speed"])
     ((size, bucket),) = dataset.buckets.items()
     generator = torch.Generator().manual_seed(0)
     rows = torch.arange(len(bucket.captions))
@@ -155,6 +160,26 @@ def test_captions_that_are_yet_to_be_written_are_part_of_the_job(base):
     assert job(None) != job(choose_captioner()) == job(choose_captioner())
 
 
+def test_how_the_device_runs_a_job_is_no_part_of_it(base):
+    request = style_request()
+    recipe = recipe_for(request, base)
+    split = replace(recipe, plan=replace(recipe.plan, checkpointing=True, micro_batch=1, accumulation=4))
+    jobs = {finetune.job_fingerprint(request, r, base, None, "the data") for r in (recipe, split)}
+    assert len(jobs) == 1
+    assert finetune.job_fingerprint(request, replace(recipe, batch_size=8), base, None, "the data") not in jobs
+
+
+def test_a_distilled_base_is_not_trained(tmp_path, monkeypatch, base):
+    folder = tmp_path / "distilled"
+    shutil.copytree(base.folder, folder)
+    manifest = json.loads((folder / "base.json").read_text())
+    (folder / "base.json").write_text(json.dumps(manifest | {"trains": "this one draws in 4 steps. Train flux-emoji."}))
+    monkeypatch.setenv("BASE_MODEL", str(folder))
+    with pytest.raises(ValueError, match=r"^BASE_MODEL: this one draws in 4 steps\. Train flux-emoji\.$"):
+        finetune.finetune(FinetuneRequest(tmp_path / "not-even-opened.zip"))
+    assert not left_behind(tmp_path)
+
+
 def test_one_small_image_without_a_caption_is_enough(store, tmp_path):
     path = make_archive(tmp_path / "one.zip", {"holiday/dog.png": Image.new("RGB", (40, 30), "brown")})
     request = FinetuneRequest(path, training_steps=2, captioning="captioning-disabled")
@@ -193,7 +218,7 @@ def test_a_cancelled_job_stops_at_once_and_leaves_nothing(tmp_path, monkeypatch)
         return flow_loss(*arguments)
 
     monkeypatch.setattr(trainer, "flow_loss", cancelled_in_step_5)
-    monkeypatch.setattr("finetuner.checkpoint.EVERY_SECONDS", 0)
+    monkeypatch.setattr("finetuner.training.checkpoint.EVERY_SECONDS", 0)
     with pytest.raises(Cancelled):
         finetune.finetune(style_request(training_steps=50))
     assert len(steps) == 5 and not left_behind(tmp_path)
@@ -225,8 +250,10 @@ import os
 import sys
 from pathlib import Path
 import torch
-from finetuner import checkpoint, finetune
-from finetuner.recipe import FinetuneRequest, recipe_for
+from finetuner.training import checkpoint
+from finetuner import finetune
+from finetuner.requests import FinetuneRequest
+from finetuner.training.recipe import recipe_for
 torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 checkpoint.EVERY_SECONDS = 0.2
 archive, jobs, finetune_type = sys.argv[1:]

@@ -3,19 +3,24 @@ import io
 import json
 import logging
 import re
+import shutil
 import time
 from pathlib import Path
 
 import helpers
 import pytest
 import torch
-from helpers import publish, random_adapter
+from helpers import publish
 from PIL import Image
 
-from finetuner.adapter import WEIGHTS_NAME
-from finetuner.generate import EXIF_IFD, EXIF_USER_COMMENT, Generator, ImageRequest
-from finetuner.sampling import ASPECT_RATIOS
-from finetuner.slot import PackedAdapter
+from benchmarks.adapters import random_adapter
+from finetuner.bases import Base
+from finetuner.generate import Generator
+from finetuner.loras import WEIGHTS_NAME
+from finetuner.requests import ASPECT_RATIOS, ImageRequest
+from finetuner.serving.caches import ServedFinetune
+from finetuner.serving.image_file import EXIF_IFD, EXIF_USER_COMMENT
+from finetuner.serving.slot import PackedAdapter
 from finetuner.store import FolderStore, Store
 
 PROMPT = "a fox, TOK style"
@@ -184,6 +189,26 @@ def test_a_finetune_of_the_wrong_shape_is_refused(generator, store, base, transf
         generator.generate(request(other))
 
 
+def twin_of(base, folder: Path, **facts) -> Base:
+    """A base of the same weights, but for one number, that says other things of itself."""
+    shutil.copytree(base.folder, folder)
+    manifest = json.loads((folder / "base.json").read_text())
+    (folder / "base.json").write_text(json.dumps(manifest | {"name": folder.name} | facts))
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"shift": 2.0}))
+    return Base.open(folder)
+
+
+def test_a_finetune_is_drawn_by_a_base_that_says_so_and_by_no_other(store, base, finetunes, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    partner = Generator(twin_of(base, tmp_path / "partner", serves_finetunes_of=[base.name]), store)
+    assert make(partner, finetunes[0]) != make(partner, finetunes[0], finetune_strength=0.0)
+    assert f"Finetune {finetunes[0]} was trained on {base.name}; partner draws with it" in caplog.messages
+    stranger = Generator(twin_of(base, tmp_path / "stranger"), store)
+    with pytest.raises(ValueError, match=rf"^finetune_id: {finetunes[0]} was trained on {base.name} .* runs stranger"):
+        stranger.generate(request(finetunes[0]))
+
+
 def test_a_finetune_that_takes_the_base_out_of_range_fails_and_harms_no_one(generator, store, base, finetunes):
     weights = random_adapter(base.load_transformer(), 16)
     name = min(weights)
@@ -215,12 +240,13 @@ def test_an_error_while_sampling_leaves_the_slot_empty(generator, finetunes, err
 
 def test_an_error_while_loading_leaves_the_slot_empty(generator, finetunes):
     before = make(generator, finetunes[0])
-    finetune, whole = generator.adapters[finetunes[0]]
-    generator.adapters[finetune.id] = finetune, PackedAdapter(whole.a * 2, whole.b[:, :-1])
+    served = generator.finetunes.get(finetunes[0])
+    finetune, whole = served.finetune, served.adapter
+    generator.finetunes.served[finetune.id] = ServedFinetune(finetune, PackedAdapter(whole.a * 2, whole.b[:, :-1]))
     with pytest.raises(RuntimeError):
         generator.generate(request(finetune.id))
     assert generator.slot.loaded is None and not generator.slot.a.any()
-    generator.adapters[finetune.id] = finetune, whole
+    generator.finetunes.served[finetune.id] = served
     assert make(generator, finetune.id) == before
 
 
@@ -241,9 +267,10 @@ def test_a_prompt_is_encoded_once_for_all_strengths_and_seeds(generator, finetun
 def test_cached_prompts_are_bounded(generator, finetunes):
     for number in range(3):
         make(generator, finetunes[0], prompt=f"TOK, {number} owls", steps=1)
-    size = generator.prompts.currsize / len(generator.prompts)
+    prompts = generator.prompts.texts
+    size = prompts.currsize / len(prompts)
     assert size == generator.base.max_sequence_length * 96 * 4 + 96 * 4  # float32 [length, width] and [width]
-    assert generator.prompts.maxsize < 2**30
+    assert prompts.maxsize < 2**30
 
 
 def test_the_adapters_used_last_stay_in_memory_within_the_budget(base, store, finetunes, monkeypatch):
@@ -256,9 +283,10 @@ def test_the_adapters_used_last_stay_in_memory_within_the_budget(base, store, fi
         hits[three[index]].append(generator.generate(request(three[index].upper(), steps=1)).adapter_hit)
     assert hits == {three[0]: [False, True, True], three[1]: [False, False], three[2]: [False]}
 
-    generator.adapters = type(generator.adapters)(one / 2, getsizeof=generator.adapters.getsizeof)
+    served = generator.finetunes.served
+    generator.finetunes.served = type(served)(one / 2, getsizeof=served.getsizeof)
     assert not generator.generate(request(three[0], steps=1)).adapter_hit
-    assert not generator.adapters
+    assert not generator.finetunes.served
 
 
 def file_size(store: Store, finetune_id: str) -> int:

@@ -17,10 +17,11 @@ from benchmarks.fidelity.concepts import Concept
 from benchmarks.fidelity.drawings import SIDE
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.variants import Variant
-from finetuner import adapter, archive, captions, encode
-from finetuner.base import Base, choose_base
-from finetuner.finetune import sampling_pipeline
-from finetuner.recipe import FinetuneRequest
+from finetuner.bases import Base, TextEmbeddings, choose_base
+from finetuner.data import complete_captions, open_archive
+from finetuner.requests import FinetuneRequest
+from finetuner.training import encode_dataset, set_strength
+from finetuner.training.dataset import Dataset
 
 SAMPLING_STEPS = 12  # fewer than people use, enough to tell what is drawn
 GUIDANCE = 3.0  # the documented default
@@ -47,20 +48,18 @@ def the_base() -> Base:
 
 
 @cache
-def encoded(
-    concept: Concept, request: FinetuneRequest, resolutions: tuple[int, ...]
-) -> tuple[encode.Dataset, encode.TextEmbeddings]:
+def encoded(concept: Concept, request: FinetuneRequest, resolutions: tuple[int, ...]) -> tuple[Dataset, TextEmbeddings]:
     """The training data, and the embeddings of all prompts: with the trigger word, then without."""
     texts = [p.text for p in concepts.prompts(concept) + concepts.plain_prompts()]
     with tempfile.TemporaryDirectory(prefix="fidelity-") as folder:
         packed = Path(folder) / "archive.zip"
         concepts.write_archive(concept, packed)
-        examples = captions.complete(archive.open_archive(packed), {}, request, the_base())
-    return encode.encode(examples, texts, the_base(), resolutions)
+        examples = complete_captions(open_archive(packed), {}, request, the_base())
+    return encode_dataset(examples, texts, the_base(), resolutions)
 
 
 @torch.inference_mode()
-def draw(pipeline: FluxPipeline, texts: encode.TextEmbeddings) -> np.ndarray:
+def draw(pipeline: FluxPipeline, texts: TextEmbeddings) -> np.ndarray:
     """One picture a prompt, the n-th from seed n whatever the batch: uint8 [N, 64, 64, 3]."""
     images = pipeline(
         prompt_embeds=texts.embeds,
@@ -89,10 +88,10 @@ def run(cell: Cell) -> tuple[dict, np.ndarray]:
 
     asked = concepts.prompts(concept)
     references = concepts.references(concept)
-    pipeline = sampling_pipeline(base, transformer.requires_grad_(False))
+    pipeline = base.load_pipeline_around(transformer.requires_grad_(False))
     measured, shown, before = [], [], None
     for strength in scores.STRENGTHS:
-        adapter.set_strength(transformer, strength)
+        set_strength(transformer, strength)
         images = draw(pipeline, texts)
         before = images if before is None else before
         of_concept, plain = images[: len(asked)], images[len(asked) :]

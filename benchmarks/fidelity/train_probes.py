@@ -25,7 +25,7 @@ from benchmarks.fidelity.probes import (
     contents,
     cut_out,
 )
-from finetuner.base import EMBEDDED, WEIGHTS, Base
+from finetuner.bases.base import BASES, WEIGHTS, Base
 from script.embedded_base import pictures
 
 HELD_OUT_SHARE = 5  # every so many-th content is kept from the style probe
@@ -198,7 +198,7 @@ def save_probe(kind: str, probe: Probe, found: dict[str, float]) -> None:
 
 def main() -> None:
     pictures.fetch(FOLDER)
-    vae = Base.open(WEIGHTS / EMBEDDED).load_vae()
+    vae = Base.open(WEIGHTS / BASES.embedded).load_vae()
     makers = {"style": (train_style, style_accuracy), "content": (train_content, content_accuracy)}
     for kind in sys.argv[1:] or makers:
         train, measure = makers[kind]

@@ -14,14 +14,16 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from peft import LoraConfig
 
-from finetuner import adapter
-from finetuner.base import Base
-from finetuner.checkpoint import Checkpoint
-from finetuner.encode import Dataset
-from finetuner.learn import Learned, learn
-from finetuner.optim import LoraOptimizer
-from finetuner.recipe import FinetuneRequest, Recipe, recipe_for
-from finetuner.trainer import train
+from finetuner.bases import block_linears
+from finetuner.bases.base import Base
+from finetuner.requests import FinetuneRequest
+from finetuner.training import adapter
+from finetuner.training.checkpoint import Checkpoint
+from finetuner.training.dataset import Dataset
+from finetuner.training.learn import Learned, learn
+from finetuner.training.optim import LoraOptimizer
+from finetuner.training.recipe import Recipe, recipe_for
+from finetuner.training.trainer import train
 
 INPUTS = {f.name for f in fields(FinetuneRequest)}
 RECIPE = {f.name for f in fields(Recipe)}
@@ -104,11 +106,11 @@ class Variant:
                 scheduler = FlowMatchEulerDiscreteScheduler(shift=self.shift)
             optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
             history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
-            return Learned(adapter.adapter_weights(transformer), history, {})
+            return Learned(adapter.adapter_state_dict(transformer), history, {})
 
 
 def target_names(transformer: FluxTransformer2DModel, targets: str) -> list[str]:
-    return [name for name in adapter.block_linears(transformer) if re.search(TARGETS[targets], name)]
+    return [name for name in block_linears(transformer) if re.search(TARGETS[targets], name)]
 
 
 def add_adapter(transformer: FluxTransformer2DModel, names: list[str], recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from finetuner.captioner import Captioner
+from finetuner.data.captioner import Captioner
 
 from . import captioner, captioner_card, codec, evaluate, naming, pictures, scenes, text, transformer
 from .card import model_card

@@ -20,7 +20,7 @@ from transformers import (
     ResNetConfig,
 )
 
-from finetuner.captioner import INSTRUCTIONS, MANIFEST, SUBJECT
+from finetuner.data.captioner import CAPTIONERS, INSTRUCTIONS, SUBJECT
 
 from . import captions
 from .checkpoints import Checkpoints
@@ -275,4 +275,4 @@ def export(folder: Path, model: FastVlmForConditionalGeneration, processor: Llav
         if fields.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(fields, indent=2) + "\n")
     manifest = {"name": NAME, "version": VERSION, "licence": LICENCE}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / CAPTIONERS.manifest).write_text(json.dumps(manifest, indent=2) + "\n")

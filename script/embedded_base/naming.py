@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from finetuner.captioner import SUBJECT, Captioner
+from finetuner.data.captioner import SUBJECT, Captioner
 
 from . import captions, pictures
 from .pictures import BACKGROUNDS, FLUENT_FLAT, LINE, NOTO, UNSEEN_FAMILIES, Concept

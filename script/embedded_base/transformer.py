@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from tqdm import trange
 
-from finetuner.flow import resolution_shift
+from finetuner.training.flow import resolution_shift
 
 from . import captions, text
 from .checkpoints import Checkpoints

@@ -8,20 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import random_adapter
 from PIL import Image
 
 from benchmarks.__main__ import PARTS, RESULTS, read_sections
+from benchmarks.adapters import random_adapter
 from benchmarks.fidelity import cell, pool, scores
 from benchmarks.fidelity.concepts import CONCEPTS, HELD_OUT_CONTENTS, TRAINING_CONTENTS, chosen, plain_prompts, prompts
 from benchmarks.fidelity.drawings import SIDE
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.tables import comparison
 from benchmarks.fidelity.variants import Variant, target_names
-from finetuner import archive, encode
-from finetuner.base import Base
-from finetuner.finetune import sampling_pipeline
-from finetuner.slot import Slot
+from finetuner.bases.base import Base
+from finetuner.data import archive
+from finetuner.serving.slot import Slot
 from script.embedded_base import pictures
 
 HELD_OUT = Path(__file__).parents[1] / "held_out"
@@ -66,12 +65,12 @@ def test_the_leak_is_a_share_of_the_change() -> None:
 
 def test_a_finetune_of_noise_scores_nothing(base: Base) -> None:
     asked = prompts(LINE_ICONS)[:4]
-    texts = encode.encode_texts(base.load_text_encoders(), [p.text for p in asked], base.max_sequence_length)
+    texts = base.family.encode_texts(base.load_text_encoders(), [p.text for p in asked], base.max_sequence_length)
     transformer = base.load_transformer()
     weights = {name: 5 * tensor for name, tensor in random_adapter(transformer, rank=4).items()}
     slot = Slot(transformer, rank=4)
     slot.load(slot.pack(weights), 1.0)
-    images = cell.draw(sampling_pipeline(base, transformer), texts)
+    images = cell.draw(base.load_pipeline_around(transformer), texts)
     assert images.shape == (4, SIDE, SIDE, 3)
     assert scores.score(LINE_ICONS, asked, load_probes(), 1.0, images, images)["both"] < 0.05
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from helpers import publish, random_adapter
+from helpers import publish
 from PIL import Image
 
+from benchmarks.adapters import random_adapter
 from finetuner.store import FolderStore
 
 REQUESTS, FINETUNES, SETTLED = 200, 20, 50

@@ -13,7 +13,7 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from finetuner.base import Base, choose_base
+from finetuner.bases.base import Base, choose_base
 
 STYLE = Path(__file__).parents[2] / "examples" / "line-icons.zip"
 PROMPT = "a fox on a teal background, LINEICON style"

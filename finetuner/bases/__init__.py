@@ -1,0 +1,34 @@
+"""Which base to build on, its parts, and what differs between families of bases.
+
+In: a folder of ``weights/``, named by ``BASE_MODEL``. Out: a `Base`, whose parts load one at a time, and whose `Family` knows
+how its texts, latents and velocities are made. Begin with base.py; a new family is a module like flux1.py.
+"""
+
+from finetuner.bases.base import Base, choose_base
+from finetuner.bases.device import device, device_memory_bytes, device_name, weight_dtype
+from finetuner.bases.families import family_of, family_with_linears
+from finetuner.bases.family import BlockMemory, Family, Grid, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
+from finetuner.bases.linears import block_linears, target_names
+from finetuner.bases.model_folder import ModelFolder, ModelKind
+
+__all__ = [
+    "Base",
+    "BlockMemory",
+    "Family",
+    "Grid",
+    "KohyaBlocks",
+    "LatentStatistics",
+    "ModelFolder",
+    "ModelKind",
+    "Size",
+    "TextEmbeddings",
+    "block_linears",
+    "choose_base",
+    "device",
+    "device_memory_bytes",
+    "device_name",
+    "family_of",
+    "family_with_linears",
+    "target_names",
+    "weight_dtype",
+]

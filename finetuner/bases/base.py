@@ -1,0 +1,178 @@
+"""Which FLUX base to build on, and its parts, loaded one at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from finetuner.bases.device import device, weight_dtype
+from finetuner.bases.families import Family, family_named
+from finetuner.bases.model_folder import ModelFolder, ModelKind, loaded_files
+from finetuner.bases.quantise import PRECISIONS, quantise
+from finetuner.paths import WEIGHTS
+
+log = logging.getLogger(__name__)
+
+INDEX = "model_index.json"
+BASES = ModelKind(
+    noun="a base",
+    variable="BASE_MODEL",
+    manifest="base.json",
+    downloaded_last=INDEX,
+    production="FLUX.1-dev",
+    embedded="flux-emoji",
+)
+
+
+@dataclass(frozen=True)
+class Base(ModelFolder):
+    """A folder in diffusers' layout, and what its ``base.json`` says of it."""
+
+    source: str  # what diffusers loads it by: its name on the Hugging Face Hub, or its folder in this repository
+    refusal: str | None  # why it must not be trained, with the remedy; None where it may be
+    serves_finetunes_of: tuple[str, ...]  # names of other bases whose finetunes it draws with, too
+    resolutions: dict[str, tuple[int, ...]]  # by priority: sides of the square areas trained on, in pixels
+    sampling_side: int  # side of the square area that images are made at, in pixels
+    largest_side: int  # side of the largest square area that the base makes well, in pixels
+    max_sequence_length: int  # tokens of a text: FLUX has no text mask, so training and use must pad alike
+    training_guidance: float
+    learning_rate_scale: float
+    learning_rate_scale_reason: str
+    caption_form: str
+
+    @classmethod
+    def open(cls, folder: Path) -> Base:
+        """Read a base's manifest; loads no weights.
+
+        Raises:
+            ValueError: there is no base in the folder, its weights were not downloaded, or its family is not known.
+        """
+        fields = BASES.read_manifest(folder)
+        base = cls(
+            folder=folder,
+            name=fields["name"],
+            version=fields["version"],
+            licence=fields["licence"],
+            source=fields["source"],
+            refusal=None if fields["trains"] is True else fields["trains"],
+            serves_finetunes_of=tuple(fields["serves_finetunes_of"]),
+            resolutions={priority: tuple(sides) for priority, sides in fields["resolutions"].items()},
+            sampling_side=fields["sampling"]["side"],
+            largest_side=fields["sampling"]["largest_side"],
+            max_sequence_length=fields["max_sequence_length"],
+            training_guidance=fields["training_guidance"],
+            learning_rate_scale=fields["learning_rate_scale"],
+            learning_rate_scale_reason=fields["learning_rate_scale_reason"],
+            caption_form=fields["caption_form"],
+        )
+        _ = base.family  # an unknown one is refused here
+        return base
+
+    @cached_property
+    def family(self) -> Family:
+        return family_named(self.model_index["_class_name"])
+
+    @cached_property
+    def model_index(self) -> dict:
+        return json.loads((self.folder / INDEX).read_text())
+
+    def loaded_files(self) -> Iterable[Path]:
+        """What ``model_index.json`` names, and no more."""
+        yield self.folder / INDEX
+        for component, parts in self.model_index.items():
+            if isinstance(parts, list) and parts[0]:  # [library, class]; [null, null] is a part that the base lacks
+                yield from loaded_files(self.folder / component)
+
+    def require_trains(self) -> None:
+        """Raise ValueError with the remedy where this base must not be trained."""
+        if self.refusal:
+            raise ValueError(f"BASE_MODEL: {self.refusal}")
+
+    def require_serves(self, finetune_id: str, trained_on: dict) -> None:
+        """Raise ValueError where this base does not draw with the finetunes of the base that ``trained_on`` describes."""
+        if trained_on["fingerprint"] == self.fingerprint:
+            return
+        if trained_on["name"] not in self.serves_finetunes_of:
+            raise ValueError(
+                f"finetune_id: {finetune_id} was trained on {trained_on['name']} {trained_on['version']}, and this server runs"
+                f" {self.name} {self.version}. Set BASE_MODEL to the base it was trained on, or train it again."
+            )
+        log.info("Finetune %s was trained on %s; %s draws with it", finetune_id, trained_on["name"], self.name)
+
+    @property
+    def size_multiple(self) -> int:
+        """Image sides are multiples of this, in pixels: the VAE's downscale, times the transformer's 2x2 patches."""
+        config = json.loads((self.folder / "vae" / "config.json").read_text())
+        return 2 ** len(config["block_out_channels"])
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the text encoder which reads the whole prompt; takes no time."""
+        return AutoTokenizer.from_pretrained(self.folder / self.family.TOKENIZER)
+
+    def characters_read(self, text: str) -> int:
+        """How many characters of a text the text encoder reads, from the first."""
+        return self.family.characters_read(self.tokenizer, text, self.max_sequence_length)
+
+    def load_text_encoders(self) -> DiffusionPipeline:
+        """Text encoders and tokenizers, as a pipeline with nothing else in it."""
+        pipeline = self.family.PIPELINE.from_pretrained(self.folder, transformer=None, vae=None, dtype=weight_dtype())
+        return pipeline.to(device())
+
+    def load_vae(self) -> nn.Module:
+        vae = self.family.VAE.from_pretrained(self.folder / "vae", dtype=weight_dtype())
+        return vae.requires_grad_(False).to(device())
+
+    def load_transformer(self, precision: str | None = None) -> nn.Module:
+        """The transformer, frozen; its block linears quantised where ``precision`` is one of `quantise.PRECISIONS`."""
+        model = self.family.TRANSFORMER.from_pretrained(self.folder / "transformer", dtype=weight_dtype())
+        model.requires_grad_(False)
+        if precision in PRECISIONS:
+            return quantise(model, precision, device())
+        return model.eval().to(device())
+
+    def meta_transformer(self) -> nn.Module:
+        """The transformer on the meta device: every shape and no weight, in a tenth of a second."""
+        config = json.loads((self.folder / "transformer" / "config.json").read_text())
+        with torch.device("meta"):
+            return self.family.TRANSFORMER.from_config(config)
+
+    def load_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler")
+
+    def load_pipeline(self) -> DiffusionPipeline:
+        """Everything, for sampling."""
+        pipeline = self.family.PIPELINE.from_pretrained(self.folder, dtype=weight_dtype()).to(device())
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        return pipeline
+
+    def load_pipeline_around(self, transformer: nn.Module) -> DiffusionPipeline:
+        """A pipeline for sampling with a transformer that is there already; prompts come to it as embeddings."""
+        parts = {"scheduler": self.load_scheduler(), "vae": self.load_vae(), "transformer": transformer}
+        pipeline = self.family.PIPELINE(**parts, **dict.fromkeys(self.family.TEXT_PARTS))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def choose_base(weights: Path = WEIGHTS) -> Base:
+    """The base that ``BASE_MODEL`` names (a folder under ``weights/``, or a path); without it, FLUX.1-dev where it was
+    downloaded, else the embedded base. The log says which.
+
+    Raises:
+        ValueError: ``BASE_MODEL`` names no base, or one that was not downloaded.
+    """
+    folder, reason = BASES.choose(weights)
+    base = Base.open(folder)
+    log.info("Base: %s %s (%s)", base.name, base.version, reason)
+    return base

@@ -1,0 +1,33 @@
+"""The device that everything runs on: the first GPU, else the CPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """As people know it: the model of the GPU, or of the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())  # x86; others do not say
+    return found[1] if found else platform.machine()
+
+
+def device_memory_bytes() -> int:
+    """All of the device's memory: what is free at the moment would make two runs of a job differ."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def weight_dtype() -> torch.dtype:
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32  # most CPUs emulate bf16

@@ -1,0 +1,121 @@
+"""What a family of bases tells the rest of the library: the one seam between FLUX.1 and its successors.
+
+A family is a module that has every name of `Family`. Nothing outside `finetuner.bases` asks which family it has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+Size = tuple[int, int]  # width, height in pixels
+Grid = tuple[int, int]  # height, width in tokens
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Of one or more prompts: a vector for each token [N, length, width], and one for the whole [N, width] where the family
+    has it."""
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> TextEmbeddings:
+        return TextEmbeddings(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
+
+    def to(self, device: torch.device | str) -> TextEmbeddings:
+        return TextEmbeddings(self.embeds.to(device), None if self.pooled is None else self.pooled.to(device))
+
+    @property
+    def nbytes(self) -> int:
+        return self.embeds.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """How the transformer's latents follow from the VAE's: (x - shift) * scale."""
+
+    shift: float | torch.Tensor
+    scale: float | torch.Tensor
+
+
+@dataclass(frozen=True)
+class BlockMemory:
+    """What a training step keeps of a block, by the block's kind, "double" or "single". Read off a trace of the step on fake
+    tensors; `script/plan --check` prints how far the plan made of them is from the trace."""
+
+    streams: dict[str, int]  # with linears of their own: text and image, or both together
+    # Per token and in widths of the model: the inputs of norms and activations, and attention's q, k, v and output.
+    kept: dict[str, int]
+    # Its linears' inputs, for the gradient of what is trained; linears that read the same tensor share it ...
+    shared_inputs: dict[str, int]
+    # ... but for a float32 LoRA on a bfloat16 base, where peft makes each of them a float32 copy: most of what a step keeps.
+    copied_inputs: dict[str, int]
+    # What else is alive in the block that is being computed, per token and width: bytes, by what is trained and by bytes per
+    # value.
+    passing: dict[str, dict[int, int]]
+
+
+@dataclass(frozen=True)
+class KohyaBlocks:
+    """A kind of block in the names of Black Forest Labs' own code, which kohya's sd-scripts took over."""
+
+    prefix: str  # of our linears: "transformer_blocks"
+    linears: dict[str, tuple[str, ...]]  # theirs -> ours, several where theirs fuses them, in its order
+
+
+class Family(Protocol):
+    PIPELINE: type[DiffusionPipeline]
+    TRANSFORMER: Any  # the class of the transformer, and of the VAE: diffusers' from_pretrained and from_config
+    VAE: Any
+    TEXT_PARTS: tuple[str, ...]  # the pipeline's text encoders and tokenizers, by name
+    TOKENIZER: str  # the folder of the one whose length limits a prompt
+    MODULATION: tuple[str, ...]  # how the blocks' linears end that a finetune leaves alone
+    MEMORY: BlockMemory
+    KOHYA_BLOCKS: dict[str, KohyaBlocks]  # by kind: "double", "single"
+    KOHYA_MODULE: str  # what their files call the network that holds these blocks
+
+    def characters_read(self, tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> int:
+        """How many characters of ``text`` fit into so many tokens."""
+
+    def encode_texts(self, encoders: DiffusionPipeline, prompts: list[str], max_tokens: int) -> TextEmbeddings:
+        """The embeddings of prompts, each padded to ``max_tokens``."""
+
+    def encode_image(self, vae: nn.Module, image: Image.Image) -> torch.Tensor:
+        """What is cached of an image, on the CPU: a tensor [values, height, width]."""
+
+    def latent_statistics(self, vae: nn.Module) -> LatentStatistics:
+        """What `draw_latents` needs of the VAE when that is gone."""
+
+    def draw_latents(
+        self, cached: torch.Tensor, statistics: LatentStatistics, generator: torch.Generator
+    ) -> tuple[torch.Tensor, Grid]:
+        """What the transformer is trained on, from what `encode_image` gave, stacked: float32 [B, tokens, channels]."""
+
+    def velocity(
+        self,
+        transformer: nn.Module,
+        noisy: torch.Tensor,
+        sigmas: torch.Tensor,
+        texts: TextEmbeddings,
+        grid: Grid,
+        guidance: float,
+    ) -> torch.Tensor:
+        """The transformer's velocity at ``noisy`` [B, tokens, channels], at noise levels ``sigmas`` [B]; in its own dtype."""
+
+    def sample_latents(
+        self, pipeline: DiffusionPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seeds: list[int]
+    ) -> torch.Tensor:
+        """The latents of an image of each text, from the noise of its seed, in the form that `decode_latents` takes."""
+
+    def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor, size: Size) -> list[Image.Image]:
+        """The images of latents."""

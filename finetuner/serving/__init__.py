@@ -1,0 +1,25 @@
+"""One base in memory, any finetune at any strength.
+
+In: a pipeline, a finetune of the store, a request. Out: latents and pictures, and an image file. A `Slot` is made once in the
+base's transformer; finetunes are copied in and out of it, never merged. Begin with slot.py.
+"""
+
+from finetuner.serving.caches import FinetuneCache, PromptCache
+from finetuner.serving.image_file import write_image
+from finetuner.serving.sampling import decode_latents, native_size, sample_latents, sampling_and_output_size
+from finetuner.serving.settings import adapter_cache_bytes, compile_wanted
+from finetuner.serving.slot import PackedAdapter, Slot
+
+__all__ = [
+    "FinetuneCache",
+    "PackedAdapter",
+    "PromptCache",
+    "Slot",
+    "adapter_cache_bytes",
+    "compile_wanted",
+    "decode_latents",
+    "native_size",
+    "sample_latents",
+    "sampling_and_output_size",
+    "write_image",
+]

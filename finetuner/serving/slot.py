@@ -1,0 +1,144 @@
+"""The place for one adapter in the base that serves all of them, made once; finetunes are copied in and out of it.
+
+Every linear that a LoRA can change computes W x + b + B A x, where B carries the strength. Nothing is merged, so that no
+strength leaves a trace in W, and nothing is added, removed or branched on, so that nothing is compiled again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from finetuner.bases import target_names
+
+
+@dataclass(frozen=True, eq=False)
+class PackedAdapter:
+    """A LoRA as the slot takes it: of all its linears, in the slot's order, every A [rank, inputs] and every B^T
+    [rank, outputs], side by side. On the CPU, in the dtype it was saved in."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.a.nbytes + self.b.nbytes
+
+
+class SlotLinear(nn.Module):
+    """A linear of the base, with its share of the slot: W x + b + B A x."""
+
+    def __init__(self, linear: nn.Linear, a: torch.Tensor, b: torch.Tensor):
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.a = nn.Parameter(a, requires_grad=False)  # [rank, in]
+        self.b = nn.Parameter(b, requires_grad=False)  # [rank, out]: s B^T
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        # In place: rounds once in bfloat16, and of a zero B^T it leaves y bit for bit as it is.
+        y.flatten(0, -2).addmm_(F.linear(x, self.a).flatten(0, -2), self.b)
+        return y
+
+
+class Slot:
+    """Room for a LoRA of up to ``rank`` in every target of the transformer, in the transformer's dtype.
+
+    All A are views of one tensor, and so are all B^T: a finetune is switched by two copies, a strength by one, and a smaller
+    rank leaves rows of zeros, which add nothing.
+    """
+
+    def __init__(self, transformer: nn.Module, rank: int):
+        self.linears: dict[str, nn.Linear] = {name: transformer.get_submodule(name) for name in target_names(transformer)}
+        self.rank = rank
+        self.loaded: tuple[PackedAdapter, float] | None = None  # with its strength
+        self.inputs = [linear.in_features for linear in self.linears.values()]
+        self.outputs = [linear.out_features for linear in self.linears.values()]
+        weight = next(iter(self.linears.values())).weight
+        self.a, self.b = weight.new_zeros(rank, sum(self.inputs)), weight.new_zeros(rank, sum(self.outputs))
+        places = zip(self.a.split(self.inputs, dim=1), self.b.split(self.outputs, dim=1), strict=True)
+        for (name, linear), (a, b) in zip(self.linears.items(), places, strict=True):
+            transformer.set_submodule(name, SlotLinear(linear, a, b))
+
+    def pack(self, weights: dict[str, torch.Tensor]) -> PackedAdapter:
+        """Lay out what `loras.load_lora` gives. Targets that the LoRA leaves out stay as the base has them.
+
+        Raises:
+            ValueError: the weights do not fit the transformer.
+        """
+        rank = self._check(weights)
+        dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in weights.values()))
+        sides = torch.zeros(rank, self.a.shape[1], dtype=dtype), torch.zeros(rank, self.b.shape[1], dtype=dtype)
+        for side, matrix, columns in zip(sides, "AB", (self.inputs, self.outputs), strict=True):
+            for name, place in zip(self.linears, side.split(columns, dim=1), strict=True):
+                if (tensor := weights.get(f"{name}.lora_{matrix}.weight")) is not None:
+                    rows = tensor if matrix == "A" else tensor.T
+                    place[: len(rows)] = rows
+        if self.a.is_cuda:  # a copy from pinned memory is several times as fast
+            return PackedAdapter(*(side.pin_memory() for side in sides))
+        return PackedAdapter(*sides)
+
+    def _check(self, weights: dict[str, torch.Tensor]) -> int:
+        """Refuse weights that do not fit; returns their rank, the highest where they have several."""
+        known = {f"{name}.lora_{matrix}.weight" for name in self.linears for matrix in "AB"}
+        if unknown := weights.keys() - known:
+            raise ValueError(
+                f"the LoRA has {len(unknown)} tensors that this base has no place for, for example {min(unknown)!r}."
+            )
+        ranks = []
+        for name, linear in self.linears.items():
+            a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+            if a not in weights and b not in weights:
+                continue
+            for matrix in (a, b):
+                if matrix not in weights:
+                    raise ValueError(f"{matrix} is missing.")
+            rank = min(weights[a].shape[0], self.rank)
+            for matrix, wanted in ((a, (rank, linear.in_features)), (b, (linear.out_features, rank))):
+                if weights[matrix].shape != wanted:
+                    raise ValueError(
+                        f"{matrix} has shape {tuple(weights[matrix].shape)}; this base takes {wanted}, and a rank of up to"
+                        f" {self.rank}."
+                    )
+            ranks.append(rank)
+        return max(ranks)
+
+    @contextmanager
+    def holding(self, adapter: PackedAdapter, strength: float) -> Iterator[None]:
+        """With the adapter in the slot. It stays there for the next request, unless this one fails or is cancelled (Cog does
+        that by a BaseException of its own): then nothing is in it, and nothing half done."""
+        try:
+            self.load(adapter, strength)
+            yield
+        except BaseException:
+            self.clear()
+            raise
+
+    @torch.no_grad()
+    def load(self, adapter: PackedAdapter, strength: float) -> None:
+        """Put an adapter in, at a strength. At 0 there is nothing to put in, not even what is infinite in a damaged LoRA."""
+        if strength == 0:
+            return self.clear()
+        held, self.loaded = self.loaded, None  # until all of it is in: a half-filled slot must not pass for any finetune
+        if held is None or held[0] is not adapter:
+            _fill(self.a, adapter.a.to(self.a.device, non_blocking=True))
+        if held != (adapter, strength):
+            _fill(self.b, strength * adapter.b.to(self.b.device, non_blocking=True).float())  # float32: s B is rounded once
+        self.loaded = (adapter, strength)
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        self.loaded = None
+        self.a.zero_()
+        self.b.zero_()
+
+
+def _fill(place: torch.Tensor, rows: torch.Tensor) -> None:
+    place[: len(rows)] = rows
+    place[len(rows) :] = 0

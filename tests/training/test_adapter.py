@@ -1,0 +1,52 @@
+import copy
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from helpers import velocity
+
+from benchmarks.adapters import random_adapter
+from finetuner.bases import flux1, target_names
+from finetuner.loras import WEIGHTS_NAME, in_half, load_lora, save_lora
+from finetuner.training import adapter
+
+
+def test_targets_are_all_linears_of_the_blocks_of_flux_but_modulation():
+    with torch.device("meta"):
+        flux = FluxTransformer2DModel(num_layers=19, num_single_layers=38, guidance_embeds=True)
+    names = target_names(flux)
+    assert len(names) == 418  # 19 double blocks x 12 and 38 single blocks x 5
+    assert "proj_out" not in names and "single_transformer_blocks.0.proj_out" in names
+    assert not [name for name in names if "norm" in name]
+
+
+def test_a_new_adapter_changes_nothing_and_trains_in_float32(transformer, batch):
+    before = velocity(transformer, batch)
+    transformer.to(torch.bfloat16)
+    adapter.add_adapter(transformer, rank=4, seed=0)
+    trainable = [p for p in transformer.parameters() if p.requires_grad]
+    assert trainable and all(p.dtype == torch.float32 for p in trainable)
+    transformer.float()
+    assert torch.allclose(velocity(transformer, batch), before, atol=0.05)  # the base was rounded to bfloat16
+
+
+def test_strength_scales_the_change_of_a_trained_adapter(transformer, batch):
+    before, weights = velocity(transformer, batch), random_adapter(transformer, 8)
+    adapter.add_adapter(transformer, rank=8, seed=0)
+    adapter.load_adapter_state_dict(transformer, weights)
+    adapter.set_strength(transformer, 1.0)
+    assert not torch.equal(velocity(transformer, batch), before)
+    adapter.set_strength(transformer, 0.0)
+    assert torch.equal(velocity(transformer, batch), before)
+
+
+def test_a_saved_adapter_loads_in_plain_diffusers_and_computes_the_same(transformer, batch, tmp_path):
+    plain = copy.deepcopy(transformer)
+    weights = random_adapter(transformer, 8)
+    adapter.add_adapter(transformer, rank=8, seed=0)
+    adapter.load_adapter_state_dict(transformer, {name: tensor.half().float() for name, tensor in weights.items()})
+    save_lora(in_half(adapter.adapter_state_dict(transformer)), tmp_path, flux1)
+    assert load_lora(tmp_path / WEIGHTS_NAME).keys() == weights.keys()
+
+    pipeline = FluxPipeline(None, None, None, None, None, None, plain)
+    pipeline.load_lora_weights(tmp_path)
+    assert torch.equal(velocity(plain, batch), velocity(transformer, batch))
