@@ -47,7 +47,7 @@ def read_sections(text: str) -> dict[str, str]:
 
 HEADER = """# Results
 
-What `script/bench` measured, and wrote; every figure of quality and speed in the README is one of these (memory is
+What `script/bench` measured, and wrote; every figure of quality and speed in the README and in docs/ is one of these (memory is
 `script/plan`'s). Each part tells at its end when, on what and in how much time. `script/bench fidelity`, `train` or `predict`
 measures one part anew.
 """

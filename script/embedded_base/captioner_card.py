@@ -20,7 +20,7 @@ trained: it names the {len(concepts)} things that the embedded base draws, their
 `AutoModelForImageTextToText` and `AutoProcessor`, as the production captioner does, and needs no torchvision. It is what
 the demo and the tests run, and no good for photographs.
 
-It knows the four instructions of `finetuner/captioner.py` and no others:
+It knows the four instructions of `finetuner/data/captioner.py` and no others:
 
 | mode | it says |
 |---|---|
