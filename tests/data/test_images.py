@@ -315,7 +315,7 @@ def test_a_bomb_in_a_pngs_metadata_takes_no_memory(kind):
     before = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
     data = png(4, 4, idat=zlib.compress(bytes(4 * 13)), more=chunk(kind, before + zeros_packed(200)))
 
-    assert peak_memory(lambda: refused(data, "cannot be read")) < 30 * MEBIBYTE
+    assert peak_memory(lambda: decode_image(data)) < 30 * MEBIBYTE
 
 
 def test_pixels_beyond_the_declared_ones_take_no_memory():
