@@ -15,17 +15,9 @@ CAPTIONINGS = ("automatic", "captioning-enabled", "captioning-disabled")
 FINETUNE_TYPES = ("lora", "full")
 RANKS = (16, 32)
 LONGEST_WORD = 64  # characters: 20 to 60 tokens, and the smaller text encoder of FLUX.1 reads 77 of a prompt
-QUOTATION_MARKS = (
-    '""',
-    "''",
-    "``",
-    "\u201c\u201d",
-    "\u201e\u201c",
-    "\u2018\u2019",
-    "\u00ab\u00bb",
-    "\u300c\u300d",
-    "\u300e\u300f",
-)
+QUOTATION_MARKS = {
+    *('""', "''", "``", "\u201c\u201d", "\u201e\u201c", "\u2018\u2019", "\u00ab\u00bb", "\u300c\u300d", "\u300e\u300f")
+}
 UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # Unicode's categories
 JOINERS = "\u200c\u200d"  # of letters, in Persian and in emoji
 STEPS = (1, 6000)

@@ -72,11 +72,9 @@ def complete_captions(
     """
     trigger_word, mode = request.trigger_word, request.mode
     completed = []
-    filled = [
-        example.name for example in examples if _key(example) not in written and PLACEHOLDER.search(example.caption or "")
-    ]
-    if filled:
-        log.info("Captions in which [trigger] or [name] became %s: %d", trigger_word, len(filled))
+    own = [example.caption or "" for example in examples if _key(example) not in written]
+    if filled := sum(PLACEHOLDER.search(caption) is not None for caption in own):
+        log.info("Captions in which [trigger] or [name] became %s: %d", trigger_word, filled)
     for example in examples:
         caption = PLACEHOLDER.sub(lambda _: trigger_word, example.caption or "")
         if _key(example) in written:

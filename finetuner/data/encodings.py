@@ -28,7 +28,7 @@ FREQUENT = {
 }
 WESTERN = "àâäáãåæçèéêëìíîïñòóôöõøœùúûüÿßšž"
 CENTRAL = "áâăäąćčçďđéęěëíîĺľłńňóôőöŕřśšşťţúůűüýźžż"
-TURKISH = "âçğıiîöşûü"
+TURKISH = "âçğ\u0131îöşûü"
 LATIN = {"cp437": WESTERN, "cp850": WESTERN, "cp852": CENTRAL, "cp1252": WESTERN, "cp1250": CENTRAL, "cp1254": TURKISH}
 SCRIPTS = {"cp1253": "GREEK", "cp1255": "HEBREW", "cp1256": "ARABIC", "cp874": "THAI"}  # the others': Cyrillic
 # Where the characters that everybody writes begin and end, by their first byte in the standard of each script.
@@ -80,13 +80,13 @@ def _commonness(sample: bytes, encoding: str) -> float:
 
 
 def _weight(text: str, at: int, encoding: str) -> float:
-    before, character, after = text[at - 1 : at + 2]
+    before, character, after = text[at - 1], text[at], text[at + 1]
     if encoding in FREQUENT_LEADS:
         return _weight_in_east_asia(character, encoding)
     if character in "\u2018\u2019\u201c\u201d\u201e\u2013\u2014\u2026":
         return 0.9
     if encoding in LATIN:
-        if character in "°©®£€§½²·«»µ×¿¡":
+        if character in "°©®£€§½²·«»µ\u00d7¿¡":
             return 0.8
         if character.lower() not in LATIN[encoding] or (character.isupper() and before.islower()):
             return 0.0

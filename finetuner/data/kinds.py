@@ -9,60 +9,18 @@ HEAD_BYTES = 512  # of a file: enough for every signature here
 NOT_READ = "which is not read here: save it as JPEG"
 SEND = "Send a .zip or .tar.gz of images"
 
-IMAGE_SUFFIXES = [
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".jif",
-    ".pjpeg",
-    ".pjp",
-    ".png",
-    ".apng",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".dib",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".mpo",
-    ".heic",
-    ".heif",
-    ".hif",
-]
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
+)
 TEXT_SUFFIXES = (".txt", ".caption")  # OneTrainer's and ai-toolkit's; kohya's default is .caption
 JSON_SUFFIX = ".json"
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".7z", ".rar", ".zst")
-RAW_SUFFIXES = [
-    ".3fr",
-    ".arw",
-    ".cr2",
-    ".cr3",
-    ".crw",
-    ".dcr",
-    ".dng",
-    ".erf",
-    ".fff",
-    ".iiq",
-    ".kdc",
-    ".mef",
-    ".mos",
-    ".mrw",
-    ".nef",
-    ".nrw",
-    ".orf",
-    ".pef",
-    ".raf",
-    ".raw",
-    ".rw2",
-    ".rwl",
-    ".sr2",
-    ".srf",
-    ".srw",
-    ".x3f",
-]
+RAW_SUFFIXES = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
+    *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
 OTHER_PICTURES = {  # by suffix: what no trainer reads, although it is a picture
     ".jxl": "JPEG XL",
     ".jp2": "JPEG 2000",
