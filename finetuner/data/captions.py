@@ -75,6 +75,13 @@ def complete_captions(
     own = [example.caption or "" for example in examples if _key(example) not in written]
     if filled := sum(PLACEHOLDER.search(caption) is not None for caption in own):
         log.info("Captions in which [trigger] or [name] became %s: %d", trigger_word, filled)
+    if replaced := [example.name for example in examples if example.caption and _key(example) in written]:
+        log.warning(
+            "captioning-enabled: the captions of the archive were replaced for %d images, the first %s. Send automatic to keep"
+            " them",
+            len(replaced),
+            replaced[0],
+        )
     for example in examples:
         caption = PLACEHOLDER.sub(lambda _: trigger_word, example.caption or "")
         if _key(example) in written:

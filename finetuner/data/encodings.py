@@ -49,7 +49,7 @@ def guess_encoding(texts: list[bytes], encodings: tuple[str, ...]) -> str | None
             sample = sample or text[:SAMPLE_BYTES].rpartition(b"\n")[0] or text[:SAMPLE_BYTES]
             break
         sample += text + b"\n"
-    possible = [encoding for encoding in encodings if all(_decodes(text, encoding) for text in texts)]
+    possible = [encoding for encoding in encodings if all(decodes(text, encoding) for text in texts)]
     if not possible:
         return None
     found = from_bytes(sample, cp_isolation=possible, threshold=0.5)
@@ -62,7 +62,22 @@ def guess_encoding(texts: list[bytes], encodings: tuple[str, ...]) -> str | None
     )
 
 
-def _decodes(text: bytes, encoding: str) -> bool:
+def guess_unknown(texts: list[bytes], encodings: tuple[str, ...]) -> tuple[set[bytes], str | None]:
+    """Those of the texts that are in an encoding other than UTF-8, and which it is, if they are all in one.
+
+    A Chinese word of up to four characters looks like UTF-8 now and then: where most texts are not, it is taken for Chinese.
+    """
+    spelt = {text for text in texts if not text.isascii()}
+    unknown = {text for text in spelt if not decodes(text, "utf-8")}
+    if unknown and 2 * len(unknown) >= len(spelt):
+        doubtful = unknown | {text for text in spelt if sum(byte > 127 for byte in text) <= 8}
+        if encoding := guess_encoding(list(doubtful), encodings):
+            return doubtful, encoding
+    return unknown, guess_encoding(list(unknown), encodings) if unknown else None
+
+
+def decodes(text: bytes, encoding: str) -> bool:
+    """Whether a text may be in an encoding."""
     try:
         text.decode(encoding)
     except UnicodeDecodeError:

@@ -33,7 +33,7 @@ def whole_jpeg(data: bytes) -> bytes:
     if end is None:
         raise ValueError("no picture is in it")
     has_end = data[end : end + 2] == END
-    bare = _without_metadata(data[:end])
+    bare = _without_metadata(data[:end]).rstrip(b"\xff")  # half of a marker, or of a byte of a scan
     first, second = (_small(bare + _noise(bare, seed) + END) for seed in (b"a", b"b"))
     if first != second or not (has_end or _has_all_scans(bare)):
         raise ValueError("the file is cut short, and a part of the picture is missing")

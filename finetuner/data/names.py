@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from finetuner.data.encodings import NAME_ENCODINGS, guess_encoding
+from finetuner.data.encodings import NAME_ENCODINGS, guess_unknown
 from finetuner.data.kinds import IMAGE_SUFFIXES
 
 MAX_NAME_BYTES = 255  # of each part of a path, as in most file systems
@@ -29,29 +29,19 @@ def read_names(raw: list[tuple[bytes, str | None]]) -> tuple[list[Name], str | N
     Returns:
         The names, and the encoding that was guessed, if one was.
     """
-    unknown = list({name for name, unicode in raw if unicode is None and _utf8(name) is None})
-    guessed = guess_encoding(unknown, NAME_ENCODINGS) if unknown else None
+    unknown, guessed = guess_unknown([name for name, unicode in raw if unicode is None], NAME_ENCODINGS)
     names = []
     for name, unicode in raw:
-        known = unicode if unicode is not None else _utf8(name)
-        if known is None:
+        if unicode is None and name in unknown:
             names.append(Name(safe_path(_decoded(name, guessed)), is_guessed=True))
         else:
-            names.append(Name(safe_path(known)))
+            names.append(Name(safe_path(name.decode() if unicode is None else unicode)))
     return names, (guessed or "cp437") if unknown else None
-
-
-def _utf8(name: bytes) -> str | None:
-    """Names in UTF-8 are to be marked so; many programs leave the mark out."""
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def _decoded(name: bytes, encoding: str | None) -> str:
     if encoding is None:  # a backslash after such a byte may be half a character, and not what divides folders
-        return re.sub(rb"([\x80-\xff])\\", rb"\1_", name).decode("cp437")
+        return re.sub(rb"([\x80-\xff])\\", rb"\1_5C", name).decode("cp437")
     return name.decode(encoding)
 
 
@@ -62,7 +52,7 @@ def safe_path(name: str) -> str:
     leads upwards loses that step.
     """
     name = unicodedata.normalize("NFC", name.replace("\\", "/"))
-    name = re.sub(r"\A/*([A-Za-z]:(?=/))?", "", "".join(c if c.isprintable() else "_" for c in name))
+    name = re.sub(r"\A/*([A-Za-z]:(?=/))?", "", "".join(c if c.isprintable() else f"_{ord(c):02X}" for c in name))
     parts = [part for part in name.split("/") if part.strip() not in ("", ".", "..")]
     return "/".join(parts) or "_"
 
@@ -74,7 +64,15 @@ def ascii_name(raw: bytes) -> str:
 
 def suffix_of(path: str) -> str:
     """In small letters, without what an address has after it (``.jpg?width=1024``)."""
-    return re.split("[?#&]", PurePosixPath(path).suffix)[0].strip().lower()
+    return _split(path)[1].lower()
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The path before its suffix, and the suffix."""
+    if match := re.fullmatch(r"(.*[^/])(\.[A-Za-z]{2,5})\?[^/]*", path):
+        return match[1], match[2]
+    whole = PurePosixPath(path)
+    return path.removesuffix(whole.suffix) if whole.suffix else path, whole.suffix.rstrip()
 
 
 def is_hidden(path: str) -> bool:
@@ -90,8 +88,8 @@ def is_too_long(path: str) -> bool:
 
 def stem(path: str) -> str:
     """The path without an image's suffix: ``photo.v2.jpg`` is ``photo.v2``, and a name without suffix is whole."""
-    whole = PurePosixPath(path)
-    return str(whole.with_suffix("")) if suffix_of(path) in IMAGE_SUFFIXES and whole.stem else path
+    before, suffix = _split(path)
+    return before if suffix.lower() in IMAGE_SUFFIXES else path
 
 
 def folded(path: str) -> str:

@@ -7,7 +7,7 @@ import zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What changes how it looks. Of an animation, the first picture is in the same chunks as that of a still image.
-KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"gAMA", b"eXIf", b"iCCP", b"iTXt", b"zTXt", b"tEXt", b"IEND")
+KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"iCCP", b"iTXt", b"zTXt", b"tEXt", b"IEND")
 MAX_METADATA_BYTES = 2**20  # of one chunk, unpacked: Pillow refuses the whole file above it
 MAX_METADATA_CHUNKS = 16
 # Texts that may say which way is up: XMP, and how ImageMagick writes EXIF

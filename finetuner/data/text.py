@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from finetuner.data.encodings import TEXT_ENCODINGS, guess_encoding
+from finetuner.data.encodings import TEXT_ENCODINGS, decodes, guess_encoding, guess_unknown
 
 MANGLED = 0.1  # of a text's characters beyond ASCII: up to here it is UTF-8 that was cut or damaged
 CODED = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
@@ -17,32 +17,21 @@ def decode_all(contents: list[bytes]) -> list[tuple[str | None, str | None]]:
     Returns:
         Of each, the text, or None where it is none; and its encoding, where that had to be guessed.
     """
+    coded = [_unicode_encoding(content) for content in contents]
+    bare = [content for content, encoding in zip(contents, coded, strict=True) if encoding == "utf-8"]
+    unknown, together = guess_unknown([content for content in bare if not _is_mangled_utf8(content)], TEXT_ENCODINGS)
     found: list[tuple[str | None, str | None]] = []
-    unknown = []
-    for content in contents:
-        try:
-            found.append((decode_unicode(content), None))
-        except UnicodeDecodeError as error:
-            if error.encoding == "utf-8" and not _is_mangled_utf8(content):
-                unknown.append(content)
-            found.append((None, error.encoding))
-    together = guess_encoding(unknown, TEXT_ENCODINGS) if unknown else None
-    for n, (text, encoding) in enumerate(found):
-        if text is None and encoding == "utf-8":  # and not UTF-16 or UTF-32: there the mark says what it is, and it is not
-            content = contents[n]
-            if not _is_mangled_utf8(content):
-                encoding = together or guess_encoding([content], TEXT_ENCODINGS) or "cp1252"
-            found[n] = content.decode(encoding, errors="ignore"), encoding
+    for content, encoding in zip(contents, coded, strict=True):
+        if content in unknown and encoding == "utf-8":
+            guess = together or guess_encoding([content], TEXT_ENCODINGS) or "cp1252"
+            found.append((content.decode(guess, errors="ignore"), guess))
+        elif decodes(content, encoding):
+            found.append((content.decode(encoding), None))
+        elif encoding == "utf-8":  # but for a few bytes
+            found.append((content.decode(errors="ignore"), encoding))
+        else:  # the mark says what it is, and it is not
+            found.append((None, None))
     return found
-
-
-def decode_unicode(content: bytes) -> str:
-    """A text in UTF-8, UTF-16 or UTF-32, with the mark at its beginning or without.
-
-    Raises:
-        UnicodeDecodeError: it is in none of them.
-    """
-    return content.decode(_unicode_encoding(content))
 
 
 def _unicode_encoding(content: bytes) -> str:
@@ -62,9 +51,10 @@ def _unicode_encoding(content: bytes) -> str:
 
 
 def _is_mangled_utf8(content: bytes) -> bool:
+    """Whether it is UTF-8 but for a few bytes."""
     coded = len(CODED.findall(content))
     stray = sum(byte > 127 for byte in CODED.sub(b"", content))
-    return coded > 0 and stray <= max(2, coded * MANGLED) and coded >= 2 * stray
+    return 0 < stray <= max(2, coded * MANGLED) and coded >= 5 * stray
 
 
 def clean(text: str) -> str:

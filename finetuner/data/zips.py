@@ -20,6 +20,7 @@ from finetuner.data.kinds import HEAD_BYTES
 
 MAX_ZIP_DIRECTORY_BYTES = 4 * 2**20  # ten thousand entries with names of 300 characters
 BZIP2_BLOCK = 2**20  # a little more than its largest block
+MARKED = 0x8000  # where `_without_marks` keeps the mark of a name in UTF-8
 UNICODE_PATH = 0x7075  # the extra field's number
 
 
@@ -38,7 +39,8 @@ def _without_marks(directory: bytes) -> bytes:
     unmarked = bytearray(directory)
     start = 0
     while unmarked[start : start + 4] == b"PK\1\2" and start + 46 <= len(unmarked):
-        unmarked[start + 9] &= 0xF7  # bit 11 of the flags
+        if unmarked[start + 9] & 0x08:  # bit 11 of the flags goes to bit 15, which nobody uses
+            unmarked[start + 9] ^= 0x88
         start += 46 + sum(struct.unpack_from("<3H", unmarked, start + 28))
     return bytes(unmarked)
 
@@ -69,14 +71,18 @@ def _is_folder(info: zipfile.ZipInfo) -> bool:
 
 
 def _unicode_name(info: zipfile.ZipInfo) -> str | None:
-    """Info-ZIP's extra field, which counts as long as its checksum is that of the name (APPNOTE.TXT, 4.6.9)."""
+    """What Info-ZIP's extra field says, as long as its checksum is that of the name (APPNOTE.TXT, 4.6.9); else the name
+    itself where it is marked as UTF-8 and is that."""
     extra = info.extra
     while len(extra) >= 4:
         kind, size = struct.unpack("<HH", extra[:4])
         field, extra = extra[4 : 4 + size], extra[4 + size :]
         if kind == UNICODE_PATH and field[:5] == b"\1" + struct.pack("<I", zlib.crc32(_raw_name(info))):
             return field[5:].decode(errors="ignore") or None
-    return None
+    try:
+        return _raw_name(info).decode() if info.flag_bits & MARKED else None
+    except UnicodeDecodeError:
+        return None
 
 
 def _is_file(info: zipfile.ZipInfo) -> bool:

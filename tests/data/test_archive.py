@@ -5,7 +5,6 @@ import gzip
 import io
 import logging
 import lzma
-import re
 import struct
 import subprocess
 import sys
@@ -16,48 +15,15 @@ import zlib
 from pathlib import Path
 
 import pytest
-from archives import RED, encoded, member, nothing_written, peak_memory, photo, tar_of, tarred, zipped
+from archives import RED, encoded, member, peak_memory, photo, tar_of, tarred, zipped
 from PIL import Image
 
 from finetuner.data import contents, entry, unpack
-from finetuner.data.archive import Example, open_archive
+from finetuner.data.archive import Example
 
 PROJECT = Path(__file__).parents[2]
 BLUE = (0, 0, 255)
 MEBIBYTE = 2**20
-
-
-@pytest.fixture(autouse=True)
-def log(caplog) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="finetuner")
-    return caplog
-
-
-@pytest.fixture
-def read(tmp_path):
-    """Read an archive's bytes; nothing may be written while they are."""
-
-    def read(data: bytes, name: str = "archive") -> list[Example]:
-        path = tmp_path / name
-        path.write_bytes(data)
-        with nothing_written():
-            return open_archive(path)
-
-    return read
-
-
-@pytest.fixture
-def refused(read):
-    """What an archive is refused with."""
-
-    def refused(data: bytes, pattern: str = "") -> str:
-        with pytest.raises(ValueError, match=r"\Ainput_images: ") as caught:
-            read(data)
-        message = str(caught.value)
-        assert re.search(pattern, message), message
-        return message
-
-    return refused
 
 
 def names(examples: list[Example]) -> list[str]:
@@ -312,7 +278,7 @@ def test_a_caption_as_long_as_a_book_is_refused_and_a_book_alone_is_not(read, re
         ("..\\a.png", "a.png"),
         ("C:\\Users\\me\\a.png", "Users/me/a.png"),
         ("..", "_"),
-        ("/ ../\0/.. /a.png", "_/a.png"),
+        ("/ ../\0/.. /a.png", "_00/a.png"),
     ],
 )
 @pytest.mark.parametrize("pack", [zipped, tarred])
