@@ -180,6 +180,22 @@ def test_a_distilled_base_is_not_trained(tmp_path, monkeypatch, base):
     assert not left_behind(tmp_path)
 
 
+def test_photographs_without_captions_need_a_captioner_of_photographs(tmp_path, monkeypatch, base):
+    folder = shutil.copytree(base.folder, tmp_path / "photographic")
+    manifest = json.loads((folder / "base.json").read_text())
+    (folder / "base.json").write_text(json.dumps(manifest | {"name": "photographic", "pictures": "photographs"}))
+    monkeypatch.setenv("BASE_MODEL", str(folder))
+    monkeypatch.delenv("CAPTION_MODEL", raising=False)
+    path = make_archive(
+        tmp_path / "one.zip", {"a.png": Image.new("RGB", (40, 30)), "b.png": Image.new("L", (40, 30)), "b.txt": "b"}
+    )
+    for captioning in ("automatic", "captioning-enabled"):
+        with pytest.raises(ValueError, match="^captioning: photographic is for photographs, and .*script/download-weights"):
+            finetune.finetune(FinetuneRequest(path, captioning=captioning))
+    assert not left_behind(tmp_path)
+    assert finetune.finetune(FinetuneRequest(path, captioning="captioning-disabled", training_steps=1)).id
+
+
 def test_one_small_image_without_a_caption_is_enough(store, tmp_path):
     path = make_archive(tmp_path / "one.zip", {"holiday/dog.png": Image.new("RGB", (40, 30), "brown")})
     request = FinetuneRequest(path, training_steps=2, captioning="captioning-disabled")

@@ -161,6 +161,10 @@ def test_utf8_cut_in_the_middle_of_a_character_stays_utf8(captions, warnings):
     assert "a.txt (utf-8)" in warnings()
 
 
+def test_one_chinese_character_is_not_korean(captions):
+    assert captions({"a.txt": "画".encode("gb18030")})["a.png"] == "画"
+
+
 def test_degrees_and_fractions_make_no_text_russian_or_japanese(captions):
     text = "20°C, ½ cup, © 2020"
     assert captions({"a.txt": text.encode("cp1252")})["a.png"] == text

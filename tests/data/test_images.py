@@ -390,12 +390,13 @@ WORKFLOW = b"workflow\0" + b'{"node": 1}' * 200_000
         chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(WORKFLOW)),
         chunk(b"tEXt", b"a\0b")[:-4] + b"\0\0\0\0",
         chunk(b"pHYs", b"123456789")[:-4] + b"\0\0\0\0",
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")[:-4] + b"\0\0\0\0",
         chunk(b"gAMA", b"12"),
         chunk(b"iCCP", b"a\0\0no zlib"),
         chunk(b"eXIf", b"no TIFF"),
         chunk(b"tEXt", b"a\0b") * 5000,
     ],
-    ids=["tEXt", "zTXt", "iTXt", "checksum", "checksum of pHYs", "gAMA", "iCCP", "eXIf", "many"],
+    ids=["tEXt", "zTXt", "iTXt", "checksum", "checksum of pHYs", "checksum of XMP", "gAMA", "iCCP", "eXIf", "many"],
 )
 def test_a_pngs_metadata_decides_nothing(more):
     data = encoded(NOISE)
@@ -461,6 +462,11 @@ def test_a_progressive_jpeg_cut_between_two_scans_is_refused():
     scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
     for at in scans[1:]:
         refused(data[:at], "the file is cut short")
+
+
+def test_a_progressive_jpeg_cut_in_its_last_scan_is_refused_with_an_end_marker_too():
+    data = encoded(NOISE, "JPEG", progressive=True)
+    refused(data[: (data.rindex(b"\xff\xda") + len(data)) // 2] + b"\xff\xd9", "the file is cut short")
 
 
 def test_a_jpeg_whose_metadata_pillow_cannot_read_is_read():
