@@ -50,7 +50,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
         examples = open_archive(request.input_images)
         data = data_fingerprint(examples)
     uncaptioned = examples_to_caption(examples, request.captioning)
-    captioner = choose_captioner() if uncaptioned else None
+    captioner = choose_captioner(base) if uncaptioned else None
     recipe = recipe_for(request, base)
     job = job_fingerprint(request, recipe, base, captioner, data)
     recipe = replace(recipe, seed=int(job[:12], 16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +14,12 @@ PRIORITIES = ("speed", "quality", "high_res_only")
 CAPTIONINGS = ("automatic", "captioning-enabled", "captioning-disabled")
 FINETUNE_TYPES = ("lora", "full")
 RANKS = (16, 32)
+LONGEST_WORD = 64  # characters: 20 to 60 tokens, and the smaller text encoder of FLUX.1 reads 77 of a prompt
+QUOTATION_MARKS = {
+    *('""', "''", "``", "\u201c\u201d", "\u201e\u201c", "\u2018\u2019", "\u00ab\u00bb", "\u300c\u300d", "\u300e\u300f")
+}
+UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # Unicode's categories
+JOINERS = "\u200c\u200d"  # of letters, in Persian and in emoji
 STEPS = (1, 6000)
 LEARNING_RATES = (1e-6, 5e-3)
 DOCUMENTED_LEARNING_RATE = {"lora": 1e-4, "full": 1e-5}  # what an unset learning_rate means, by finetune_type
@@ -59,19 +66,44 @@ class FinetuneRequest:
             raise ValueError(
                 f"learning_rate: {self.learning_rate:g} is not between {LEARNING_RATES[0]:g} and {LEARNING_RATES[1]:g}."
             )
-        check_trigger_word(self.trigger_word)
+        object.__setattr__(self, "trigger_word", check_trigger_word(self.trigger_word))
 
     def inputs(self) -> dict:
         """The inputs as JSON values; the archive by its name alone (its place is temporary)."""
         return asdict(self) | {"input_images": self.input_images.name}
 
 
-def check_trigger_word(word: str) -> None:
-    """Raise ValueError where it is not one word."""
-    if not word.strip():
+def check_trigger_word(word: str) -> str:
+    """The word without the white space and quotation marks around it.
+
+    Raises:
+        ValueError: it is not one word, is too long, or has characters that nobody can see or type.
+    """
+    trimmed = word
+    while (bare := _without_surroundings(trimmed)) != trimmed:
+        trimmed = bare
+    if not trimmed:
         raise ValueError("trigger_word: is empty. Give a made-up word, for example TOK: prompts name the concept by it.")
-    if len(word.split()) > 1:
-        raise ValueError(f"trigger_word: {word!r} is more than one word. Join it, for example with '_'.")
+    if len(trimmed.split()) > 1:
+        raise ValueError(f"trigger_word: {trimmed[:LONGEST_WORD]!r} is more than one word. Join it, for example with '_'.")
+    if len(trimmed) > LONGEST_WORD:
+        raise ValueError(
+            f"trigger_word: has {len(trimmed)} characters, and at most {LONGEST_WORD} are taken, for it is a part of every"
+            " caption and prompt. Give a short made-up word, for example TOK."
+        )
+    if unseen := [c for c in trimmed if unicodedata.category(c) in UNSEEN and c not in JOINERS]:
+        raise ValueError(
+            f"trigger_word: {trimmed!r} has a character that cannot be seen ({', '.join(f'U+{ord(c):04X}' for c in unseen)})."
+            " Type the word anew, in letters and digits."
+        )
+    if trimmed != word:
+        log.info("trigger_word: %r is taken as %r", word, trimmed)
+    return trimmed
+
+
+def _without_surroundings(word: str) -> str:
+    word = word.strip().strip("\ufeff\u200b\u2060")
+    return word[1:-1] if word[:1] + word[-1:] in QUOTATION_MARKS and len(word) > 1 else word
 
 
 @dataclass(frozen=True)

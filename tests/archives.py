@@ -1,9 +1,11 @@
 """Real images and archives, made on the spot, and what to watch while they are read."""
 
 import io
+import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,18 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name), content, method)  # ZipInfo, to be the same at any time of day
     return file.getvalue()
+
+
+def zip_of(files: list[tuple[bytes, bytes]], extra: bytes = b"", flags: int = 0) -> bytes:
+    """A zip of stored files whose names are any bytes."""
+    body, directory = b"", b""
+    for name, content in files:
+        sizes = struct.pack("<3I2H", zlib.crc32(content), len(content), len(content), len(name), len(extra))
+        directory += struct.pack("<4s6H", b"PK\1\2", 20, 20, flags, 0, 0, 0) + sizes
+        directory += struct.pack("<3H2I", 0, 0, 0, 0, len(body)) + name + extra
+        body += struct.pack("<4s5H", b"PK\3\4", 20, flags, 0, 0, 0) + sizes + name + extra + content
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, len(files), len(files), len(directory), len(body), 0)
+    return body + directory + end
 
 
 def tarred(files: dict[str, bytes], compression: str = "", format: int = tarfile.PAX_FORMAT) -> bytes:

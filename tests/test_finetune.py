@@ -157,7 +157,7 @@ def test_captions_that_are_yet_to_be_written_are_part_of_the_job(base):
         request = style_request()
         return finetune.job_fingerprint(request, recipe_for(request, base), base, captioner, "the data")
 
-    assert job(None) != job(choose_captioner()) == job(choose_captioner())
+    assert job(None) != job(choose_captioner(base)) == job(choose_captioner(base))
 
 
 def test_how_the_device_runs_a_job_is_no_part_of_it(base):
@@ -177,6 +177,21 @@ def test_a_distilled_base_is_not_trained(tmp_path, monkeypatch, base):
     monkeypatch.setenv("BASE_MODEL", str(folder))
     with pytest.raises(ValueError, match=r"^BASE_MODEL: this one draws in 4 steps\. Train flux-emoji\.$"):
         finetune.finetune(FinetuneRequest(tmp_path / "not-even-opened.zip"))
+    assert not left_behind(tmp_path)
+
+
+def test_photographs_without_captions_need_a_captioner_of_photographs(tmp_path, monkeypatch, base):
+    folder = shutil.copytree(base.folder, tmp_path / "photographic")
+    manifest = json.loads((folder / "base.json").read_text())
+    (folder / "base.json").write_text(json.dumps(manifest | {"name": "photographic", "pictures": "photographs"}))
+    monkeypatch.setenv("BASE_MODEL", str(folder))
+    monkeypatch.delenv("CAPTION_MODEL", raising=False)
+    path = make_archive(
+        tmp_path / "one.zip", {"a.png": Image.new("RGB", (40, 30)), "b.png": Image.new("L", (40, 30)), "b.txt": "b"}
+    )
+    for captioning in ("automatic", "captioning-enabled"):
+        with pytest.raises(ValueError, match="^captioning: photographic is for photographs, and .*script/download-weights"):
+            finetune.finetune(FinetuneRequest(path, captioning=captioning))
     assert not left_behind(tmp_path)
 
 

@@ -48,6 +48,7 @@ class Base(ModelFolder):
     learning_rate_scale: float
     learning_rate_scale_reason: str
     caption_form: str
+    pictures: str  # the kind that it draws and is trained on, which a captioner has to know
 
     @classmethod
     def open(cls, folder: Path) -> Base:
@@ -73,6 +74,7 @@ class Base(ModelFolder):
             learning_rate_scale=fields["learning_rate_scale"],
             learning_rate_scale_reason=fields["learning_rate_scale_reason"],
             caption_form=fields["caption_form"],
+            pictures=fields["pictures"],
         )
         _ = base.family  # an unknown one is refused here
         return base

@@ -56,6 +56,10 @@ class ModelKind:
             return folder, f"chosen by {self.variable}"
         return weights / (self.production if self.is_downloaded(weights / self.production) else self.embedded), "default"
 
+    def is_chosen(self) -> bool:
+        """Whether the environment names one."""
+        return bool(os.environ.get(self.variable))
+
     def read_manifest(self, folder: Path) -> dict:
         """What the folder's manifest says.
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
-from finetuner.bases import ModelFolder, ModelKind, device, weight_dtype
+from finetuner.bases import Base, ModelFolder, ModelKind, device, weight_dtype
 from finetuner.data.captions import SUBJECT
 from finetuner.paths import WEIGHTS
 
@@ -56,6 +56,8 @@ LONGEST_PHRASE = 8  # words; one that comes three times in a row is a model that
 class Captioner(ModelFolder):
     """A folder in transformers' layout, and what its ``captioner.json`` says of it."""
 
+    pictures: tuple[str, ...]  # the kinds that it has learned to describe
+
     @classmethod
     def open(cls, folder: Path) -> Captioner:
         """Read a captioner's manifest; loads no weights.
@@ -64,7 +66,7 @@ class Captioner(ModelFolder):
             ValueError: there is no captioner in the folder, or its weights were not downloaded.
         """
         fields = CAPTIONERS.read_manifest(folder)
-        return cls(folder, fields["name"], fields["version"], fields["licence"])
+        return cls(folder, fields["name"], fields["version"], fields["licence"], tuple(fields["pictures"]))
 
     def caption(self, images: list[Image.Image], mode: str) -> list[str | None]:
         """Load the model, caption in batches, free it.
@@ -144,14 +146,24 @@ def repeats(text: str) -> bool:
     )
 
 
-def choose_captioner(weights: Path = WEIGHTS) -> Captioner:
+def choose_captioner(base: Base, weights: Path = WEIGHTS) -> Captioner:
     """The captioner that ``CAPTION_MODEL`` names (a folder under ``weights/``, or a path); without it, the production one
     where it was downloaded, else the embedded one. The log says which.
 
     Raises:
-        ValueError: ``CAPTION_MODEL`` names no captioner, or one that was not downloaded.
+        ValueError: ``CAPTION_MODEL`` names no captioner, or one that was not downloaded; or it is not set, and the default
+            has not learned the kind of pictures that the base draws.
     """
     folder, reason = CAPTIONERS.choose(weights)
     captioner = Captioner.open(folder)
+    if base.pictures not in captioner.pictures:
+        if not CAPTIONERS.is_chosen():
+            raise ValueError(
+                f"captioning: {base.name} is for {base.pictures}, and the captioner here, {captioner.name}, knows"
+                f" {' and '.join(captioner.pictures)} alone. Run script/download-weights {CAPTIONERS.production}; or put a"
+                " caption for every image into the archive, as a .txt file beside it; or send captioning-disabled, to train on"
+                f" the trigger word alone. To use {captioner.name} all the same, set CAPTION_MODEL={captioner.name}."
+            )
+        log.warning("Captioner: %s knows %s, not %s", captioner.name, " and ".join(captioner.pictures), base.pictures)
     log.info("Captioner: %s %s (%s)", captioner.name, captioner.version, reason)
     return captioner

@@ -20,11 +20,18 @@ if TYPE_CHECKING:  # a model's classes import torch, which reading an archive ne
 log = logging.getLogger(__name__)
 
 WRITTEN = "captions.json"
+# A letter of a script that puts no spaces between words, or ties particles to them: Thai, Lao, Burmese, Khmer, Chinese,
+# Japanese, Korean.
+UNSPACED = (
+    "[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3031-\u3035\u303b\u3040-\u312f\u3131-\u318f"
+    "\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
 # A name for the concept that no language has: models lose or mangle made-up trigger words, so a captioner is asked for this
 # one, which is then replaced.
 SUBJECT = "SUBJECT"
 # What a captioner's text is left with where it had the trigger word a second time.
 SECOND_MENTION = {"general": "the subject", "character": "the character", "product": "the object", "style": "the same"}
+PLACEHOLDER = re.compile(r"\[(?:trigger|name)\]", re.IGNORECASE)  # where ai-toolkit's users leave room for the trigger word
 SHOWN = 40  # characters of a caption that a warning shows before the cut
 
 
@@ -65,8 +72,18 @@ def complete_captions(
     """
     trigger_word, mode = request.trigger_word, request.mode
     completed = []
+    own = [example.caption or "" for example in examples if _key(example) not in written]
+    if filled := sum(PLACEHOLDER.search(caption) is not None for caption in own):
+        log.info("Captions in which [trigger] or [name] became %s: %d", trigger_word, filled)
+    if replaced := [example.name for example in examples if example.caption and _key(example) in written]:
+        log.warning(
+            "captioning-enabled: the captions of the archive were replaced for %d images, the first %s. Send automatic to keep"
+            " them",
+            len(replaced),
+            replaced[0],
+        )
     for example in examples:
-        caption = example.caption or ""
+        caption = PLACEHOLDER.sub(lambda _: trigger_word, example.caption or "")
         if _key(example) in written:
             said = written[_key(example)]
             if said is None:
@@ -85,7 +102,7 @@ def complete_captions(
                 example.name,
                 kept[-SHOWN:],
             )
-        completed.append(CaptionedExample(example.name, example.image, kept))
+        completed.append(CaptionedExample(example.name, example.image, kept, example.shares_stem))
         log.info("Caption of %s: %s", example.name, kept)
     return completed
 
@@ -127,7 +144,10 @@ def has_trigger_word(text: str, trigger_word: str) -> bool:
 
 
 def _mentions(text: str, trigger_word: str):
-    return re.finditer(rf"(?<!\w){re.escape(trigger_word)}(?!\w)", text, re.IGNORECASE)
+    """Matches that are no part of a longer word, as far as the script has spaces that would show it."""
+    before = "" if re.match(UNSPACED, trigger_word) else rf"(?<!(?!{UNSPACED})\w)"
+    after = "" if re.match(UNSPACED, trigger_word[-1]) else rf"(?!(?!{UNSPACED})\w)"
+    return re.finditer(before + re.escape(trigger_word) + after, text, re.IGNORECASE)
 
 
 def _key(example: Example) -> str:

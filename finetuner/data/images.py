@@ -7,6 +7,10 @@ import warnings
 
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from finetuner.data.jpeg import whole_jpeg, without_metadata
+from finetuner.data.kinds import HEAD_BYTES, NOT_READ, other_picture
+from finetuner.data.png import SIGNATURE, picture_of_png
+
 # Named one by one, because Pillow also opens formats that run other programs (EPS) or are no photographs (icons, PDF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # 110 megapixels hold what the largest cameras and telephones take. They need up to 8 bytes a pixel here; the decoders of
@@ -27,6 +31,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
+DNG_VERSION, SUBFILE_TYPE, REDUCED, SUB_IMAGES = 50706, 254, 1, 330  # TIFF tags; REDUCED is a value of SUBFILE_TYPE
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag and one of its values
 
 
@@ -46,6 +51,8 @@ def decode_image(data: bytes) -> Image.Image:
         with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd metadata and of sizes that have our own limit
             image = _opened(data)
             _check(image)
+            if image.format in ("JPEG", "MPO"):
+                image = _opened(whole_jpeg(data))
             image.draft("RGB", (2048, 2048))  # a JPEG decodes at a fraction of its size where that is enough
             image.load()
             orientation, profile = _orientation(image), image.info.get("icc_profile")
@@ -64,14 +71,20 @@ def decode_image(data: bytes) -> Image.Image:
 
 def _opened(data: bytes) -> Image.Image:
     """The image by its header; no pixel is decoded yet."""
+    if data.startswith(SIGNATURE):
+        data = picture_of_png(data)
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"has far too many pixels: {SMALLER}") from error
     except UnidentifiedImageError as error:
-        if data[4:8] == b"ftyp" and b"hei" in data[8:40]:
-            raise ImageError("is HEIC, which is not read here: save it as JPEG") from error
+        if name := other_picture(data[:HEAD_BYTES]):
+            raise ImageError(f"is {name}, {NOT_READ}") from error
         raise ImageError("is not an image that can be read here: save it as JPEG or PNG") from error
+    except Exception:  # Pillow stumbles over metadata that viewers pass over
+        if not data.startswith(b"\xff\xd8"):
+            raise
+        return Image.open(io.BytesIO(without_metadata(data)), formats=("JPEG",))
 
 
 def _check(image: Image.Image) -> None:
@@ -79,6 +92,9 @@ def _check(image: Image.Image) -> None:
     if pixels > limit:
         megapixels = f"{pixels // 10**6} megapixels, and of {image.format} at most {limit // 10**6} are read"
         raise ImageError(f"has {megapixels}: {SMALLER}")
+    tags = getattr(image, "tag_v2", {})
+    if DNG_VERSION in tags or (tags.get(SUBFILE_TYPE) == REDUCED and SUB_IMAGES in tags):
+        raise ImageError(f"is a camera's raw file, {NOT_READ}")  # whose first image is a preview
     if image.mode in ("I", "F"):
         raise ImageError("has 32 bits a channel, which do not say what is white: save it as JPEG or PNG")
 

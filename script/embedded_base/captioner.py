@@ -274,5 +274,5 @@ def export(folder: Path, model: FastVlmForConditionalGeneration, processor: Llav
         fields = json.loads(path.read_text())
         if fields.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(fields, indent=2) + "\n")
-    manifest = {"name": NAME, "version": VERSION, "licence": LICENCE}
+    manifest = {"name": NAME, "version": VERSION, "licence": LICENCE, "pictures": ["emoji"]}
     (folder / CAPTIONERS.manifest).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from archives import encoded, member, nothing_written, peak_memory, photo, tar_of, tarred, zipped
+from archives import encoded, member, nothing_written, peak_memory, photo, tar_of, tarred, zip_of, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -46,6 +46,11 @@ FILES = {
     "m.avif": encoded(NOISE.convert("RGB"), "AVIF", speed=10, **METADATA),
     "x/a.txt": "a café".encode("utf-16"),
     "d.txt": b"a caption\r\n",
+    "a.json": b'{"caption": "a thing"}',
+    "metadata.jsonl": b'{"file_name": "a.jpg", "text": "a thing"}\n' * 3,
+    "captions.csv": "file,caption\nd.png,\u732b\n".encode("gb18030"),
+    "n": encoded(NOISE.convert("RGB"), "JPEG", restart_marker_blocks=1),
+    "o.svg": b"<svg/>",
 }
 LINK = tar_of([member("link.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"), member("x", type=tarfile.DIRTYPE)], [b""] * 2)
 ZIPS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
@@ -81,6 +86,11 @@ def archives(draw) -> bytes:
     if draw(st.booleans()):
         files[draw(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)) + ".png"] = photo()
     if draw(st.booleans()):
+        if draw(st.booleans()):
+            raw = [(draw(st.binary(max_size=6)) + name.encode(), content) for name, content in files.items()]
+            return draw(
+                mutated(zip_of(raw, draw(st.sampled_from([b"", b"up\x05\0\1abcd"])), draw(st.sampled_from([0, 0x800]))))
+            )
         return draw(mutated(zipped(files, draw(st.sampled_from(ZIPS)))))
     tar = draw(st.sampled_from([b"", LINK[:1024]])) + tarred(files, format=draw(st.sampled_from(TARS)))
     compress = draw(st.sampled_from([bytes, partial(gzip.compress, mtime=0), bz2.compress, lzma.compress]))

@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ def random_granite(captioner, tmp_path_factory) -> Captioner:
     torch.manual_seed(0)
     Granite4VisionForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
-    (folder / CAPTIONERS.manifest).write_text(json.dumps({"name": "random", "version": "0", "licence": "none"}))
+    (folder / CAPTIONERS.manifest).write_text(json.dumps({"name": "random", "version": "0", "licence": "none", "pictures": []}))
     return Captioner.open(folder)
 
 
@@ -209,19 +210,20 @@ def weights(tmp_path) -> Path:
     """A weights/ folder with manifests and nothing else."""
     for name in (CAPTIONERS.production, CAPTIONERS.embedded):
         (tmp_path / name).mkdir()
-        (tmp_path / name / CAPTIONERS.manifest).write_text(json.dumps({"name": name, "version": "1", "licence": "Apache-2.0"}))
+        manifest = json.loads((WEIGHTS / name / CAPTIONERS.manifest).read_text()) | {"version": "1"}
+        (tmp_path / name / CAPTIONERS.manifest).write_text(json.dumps(manifest))
     (tmp_path / CAPTIONERS.embedded / "config.json").write_text("{}")
     return tmp_path
 
 
-def test_the_production_captioner_is_the_default_where_it_was_downloaded(weights, monkeypatch, caplog):
+def test_the_production_captioner_is_the_default_where_it_was_downloaded(base, weights, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.delenv("CAPTION_MODEL", raising=False)
-    assert choose_captioner(weights).name == CAPTIONERS.embedded
+    assert choose_captioner(base, weights).name == CAPTIONERS.embedded
     (weights / CAPTIONERS.production / "config.json").write_text("{}")
-    assert choose_captioner(weights).name == CAPTIONERS.production
+    assert choose_captioner(base, weights).name == CAPTIONERS.production
     monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.embedded)
-    assert choose_captioner(weights).name == CAPTIONERS.embedded
+    assert choose_captioner(base, weights).name == CAPTIONERS.embedded
     assert [record.message for record in caplog.records] == [
         f"Captioner: {CAPTIONERS.embedded} 1 (default)",
         f"Captioner: {CAPTIONERS.production} 1 (default)",
@@ -229,13 +231,40 @@ def test_the_production_captioner_is_the_default_where_it_was_downloaded(weights
     ]
 
 
-def test_what_is_no_captioner_or_not_here_is_refused_with_the_remedy(weights, monkeypatch):
+def photographic(base):
+    """The embedded base as it would be if its manifest were that of FLUX.1-dev."""
+    return replace(base, name="FLUX.1-dev", pictures=json.loads((WEIGHTS / "FLUX.1-dev" / "base.json").read_text())["pictures"])
+
+
+def test_a_captioner_that_does_not_know_the_bases_pictures_is_refused_with_every_remedy(base, weights, monkeypatch):
+    monkeypatch.delenv("CAPTION_MODEL", raising=False)
+    with pytest.raises(ValueError, match="^captioning: FLUX.1-dev is for photographs, and ") as caught:
+        choose_captioner(photographic(base), weights)
+    for remedy in (
+        f"script/download-weights {CAPTIONERS.production}",
+        ".txt file",
+        "captioning-disabled",
+        "CAPTION_MODEL=emoji",
+    ):
+        assert remedy in str(caught.value)
+
+
+def test_a_captioner_that_was_chosen_or_knows_the_bases_pictures_is_taken(base, weights, monkeypatch, caplog):
+    monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.embedded)
+    assert choose_captioner(photographic(base), weights).name == CAPTIONERS.embedded
+    assert "emoji-captioner knows emoji, not photographs" in caplog.text
+    monkeypatch.delenv("CAPTION_MODEL")
+    (weights / CAPTIONERS.production / "config.json").write_text("{}")
+    assert choose_captioner(photographic(base), weights).name == choose_captioner(base, weights).name == CAPTIONERS.production
+
+
+def test_what_is_no_captioner_or_not_here_is_refused_with_the_remedy(base, weights, monkeypatch):
     monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.production)
     with pytest.raises(ValueError, match=rf"^CAPTION_MODEL: .*script/download-weights {CAPTIONERS.production}"):
-        choose_captioner(weights)
+        choose_captioner(base, weights)
     monkeypatch.setenv("CAPTION_MODEL", "nowhere")
     with pytest.raises(ValueError, match=rf"^CAPTION_MODEL: nowhere has no captioner\.json.*{CAPTIONERS.embedded}"):
-        choose_captioner(weights)
+        choose_captioner(base, weights)
 
 
 def test_the_shipped_captioner_is_small_and_its_card_says_what_it_is(captioner):

@@ -14,6 +14,7 @@ from finetuner.data.captioner import CAPTIONERS, SUBJECT, Captioner
 from finetuner.data.captions import (
     complete_captions,
     examples_to_caption,
+    has_trigger_word,
     place_trigger_word,
     with_trigger_word,
     write_captions,
@@ -146,3 +147,43 @@ def test_a_caption_that_fails_twice_is_the_trigger_word_with_a_warning(examples,
     written = write_captions(Captioner.open(folder), examples[:1], "style", tmp_path)
     assert completed(examples[:1], written, "style") == ["TOK"]
     assert f"no usable caption of {examples[0].name}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "has"),
+    [
+        ("一只猫在海滩上", "猫", True),
+        ("浜辺に立つミク、夕方", "ミク", True),
+        ("เด็กแมวนอน", "แมว", True),
+        ("토끼가 뛴다", "토끼", True),
+        ("一个TOK在海滩", "TOK", True),
+        ("TOKを見る", "tok", True),
+        ("TOKYO", "TOK", False),
+        ("aTOK", "TOK", False),
+        ("TOK2", "TOK", False),
+        ("токарь", "ток", False),
+        ("the C++ of", "C++", True),
+        ("犬", "猫", False),
+    ],
+)
+def test_a_word_is_found_in_scripts_without_spaces_and_not_within_another_word(text, word, has):
+    assert has_trigger_word(text, word) == has
+    assert (with_trigger_word(text, word, "general") == text) == has
+
+
+def test_placeholders_of_other_trainers_become_the_trigger_word(completed, caplog):
+    caplog.set_level(logging.INFO)
+    examples = [
+        Example(f"{n}.png", IMAGE, text) for n, text in enumerate(["a photo of [trigger]", "[Name] runs", "a [red] ball"])
+    ]
+    assert completed(examples, {}, "general") == ["a photo of TOK", "TOK runs", "TOK, a [red] ball"]
+    lines = [record.getMessage() for record in caplog.records if "[trigger]" in record.getMessage()]
+    assert lines == ["Captions in which [trigger] or [name] became TOK: 2"]
+
+
+def test_replacing_the_archives_captions_is_warned_of(completed, caplog):
+    completed([CAPTIONED, BARE], {"a.txt": "a cube", "b.txt": "a cone"}, "general")
+    assert "the captions of the archive were replaced for 1 images, the first a.png. Send automatic" in caplog.text
+    caplog.clear()
+    completed([CAPTIONED, BARE], {"b.txt": "a cone"}, "general")
+    assert "replaced" not in caplog.text

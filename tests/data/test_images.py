@@ -1,6 +1,7 @@
 """Any image a person sends, as that person sees it."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -315,7 +316,7 @@ def test_a_bomb_in_a_pngs_metadata_takes_no_memory(kind):
     before = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
     data = png(4, 4, idat=zlib.compress(bytes(4 * 13)), more=chunk(kind, before + zeros_packed(200)))
 
-    assert peak_memory(lambda: refused(data, "cannot be read")) < 30 * MEBIBYTE
+    assert peak_memory(lambda: decode_image(data)) < 30 * MEBIBYTE
 
 
 def test_pixels_beyond_the_declared_ones_take_no_memory():
@@ -373,3 +374,133 @@ def test_formats_that_run_programs_are_not_opened():
 
 def test_an_empty_file_has_its_own_word():
     refused(b"", "empty")
+
+
+# What every viewer shows whole is a picture, whatever its metadata
+
+NOISE = Image.effect_noise((96, 64), 80).convert("RGB")
+WORKFLOW = b"workflow\0" + b'{"node": 1}' * 200_000
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        chunk(b"tEXt", WORKFLOW),
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(WORKFLOW)),
+        chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(WORKFLOW)),
+        chunk(b"tEXt", b"a\0b")[:-4] + b"\0\0\0\0",
+        chunk(b"pHYs", b"123456789")[:-4] + b"\0\0\0\0",
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")[:-4] + b"\0\0\0\0",
+        chunk(b"gAMA", b"12"),
+        chunk(b"iCCP", b"a\0\0no zlib"),
+        chunk(b"eXIf", b"no TIFF"),
+        chunk(b"tEXt", b"a\0b") * 5000,
+    ],
+    ids=["tEXt", "zTXt", "iTXt", "checksum", "checksum of pHYs", "checksum of XMP", "gAMA", "iCCP", "eXIf", "many"],
+)
+def test_a_pngs_metadata_decides_nothing(more):
+    data = encoded(NOISE)
+    end_of_header = 8 + 25
+    assert decode_image(data[:end_of_header] + more + data[end_of_header:]).tobytes() == NOISE.tobytes()
+
+
+def test_the_way_up_that_a_pngs_text_tells_is_kept():
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = encoded(NOISE)
+    assert decode_image(data[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp) + data[33:]).size == (64, 96)
+
+
+@pytest.mark.parametrize("missing", [1, 4, 12, 14])
+def test_a_png_without_its_end_is_read_as_long_as_no_pixel_is_missing(missing):
+    assert decode_image(encoded(NOISE)[:-missing]).tobytes() == NOISE.tobytes()
+
+
+@pytest.mark.parametrize("missing", [40, 1000])
+def test_a_png_without_its_last_pixels_is_refused(missing):
+    refused(encoded(NOISE)[:-missing], "cannot be read.*truncated")
+
+
+def test_a_png_whose_pixels_have_another_checksum_is_refused():
+    data = bytearray(encoded(NOISE))
+    data[-20] ^= 1
+    refused(bytes(data), "cannot be read")
+
+
+JPEGS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "many restarts": {"restart_marker_blocks": 3},
+    "full colour": {"subsampling": 0},
+}
+
+
+ENDS = [lambda d: d[:-2], lambda d: d[:-1], lambda d: d + b"trailing\xff\xd8", lambda d: d[:-2] + bytes(99)]
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("change", ENDS)
+def test_a_jpeg_without_its_end_or_with_more_after_it_is_read(kind, change):
+    data = encoded(NOISE, "JPEG", **JPEGS[kind])
+    assert decode_image(change(data)).tobytes() == decode_image(data).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
+def test_a_jpeg_with_missing_pixels_is_refused_wherever_it_was_cut(mode, kind, end):
+    data = encoded(NOISE.convert(mode), "JPEG", **JPEGS[kind])
+    start = data.index(b"\xff\xda") + 40
+    end_of_scan = data.index(b"\xff\xc4", start) if kind == "progressive" else len(data) - 40
+    restarts = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    for at in [*range(start, end_of_scan, 501), *(at for at in restarts if at > start)]:
+        refused(data[:at] + end, "cannot be read .the file is cut short, and a part of the picture is missing")
+
+
+def test_a_progressive_jpeg_cut_between_two_scans_is_refused():
+    data = encoded(NOISE, "JPEG", progressive=True)
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    for at in scans[1:]:
+        refused(data[:at], "the file is cut short")
+
+
+def test_a_progressive_jpeg_cut_in_its_last_scan_is_refused_with_an_end_marker_too():
+    data = encoded(NOISE, "JPEG", progressive=True)
+    refused(data[: (data.rindex(b"\xff\xda") + len(data)) // 2] + b"\xff\xd9", "the file is cut short")
+
+
+def test_a_jpeg_whose_metadata_pillow_cannot_read_is_read():
+    data = encoded(NOISE, "JPEG")
+    bodies = [
+        b"Exif\0\0" + b"\xff" * 40,
+        b"ICC_PROFILE\0\1\2short",
+        b"MPF\0II*\0\x08\0\0\0\xff\xff",
+        b"Photoshop 3.0\x008BIM\xff",
+    ]
+    for marker in (b"\xff\xe1", b"\xff\xe2", b"\xff\xed"):
+        for body in bodies:
+            odd = data[:2] + marker + struct.pack(">H", len(body) + 2) + body + data[2:]
+            assert decode_image(odd).tobytes() == decode_image(data).tobytes()
+
+
+def test_a_second_picture_that_is_damaged_does_not_matter():
+    data = encoded(NOISE, "MPO", save_all=True, append_images=[NOISE])
+    first = decode_image(data).tobytes()
+    assert decode_image(data[: len(data) * 3 // 4]).tobytes() == first
+
+
+def test_adobes_ycck_is_read_as_photoshop_means_it():
+    data = bytearray(encoded(Image.new("CMYK", (8, 6), (0, 255, 255, 0)), "JPEG", quality=95))
+    assert data[data.index(b"Adobe") + 11] == 2 or close(seen(bytes(data)), (255, 0, 0), 8)
+
+
+def test_a_palette_of_16_entries_with_transparency_and_odd_bits_is_read():
+    image = Image.new("P", (7, 5), 1)
+    image.putpalette([*RED, *GREEN])
+    assert seen(encoded(image, bits=1, transparency=0)) == GREEN
+
+
+def test_unused_bytes_after_a_webp_or_gif_are_passed_over():
+    for format in ("WEBP", "GIF"):
+        data = encoded(NOISE, format)
+        assert decode_image(data + b"\0trailing").tobytes() == decode_image(data).tobytes()
