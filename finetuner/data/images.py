@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 
+from pi_heif import register_heif_opener
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from finetuner.data.jpeg import whole_jpeg, without_metadata
-from finetuner.data.kinds import HEAD_BYTES, NOT_READ, other_picture
+from finetuner.data.kinds import HEAD_BYTES, HEIF, NOT_READ, other_picture
 from finetuner.data.png import SIGNATURE, picture_of_png
 
 # Named one by one, because Pillow also opens formats that run other programs (EPS) or are no photographs (icons, PDF).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 # 110 megapixels hold what the largest cameras and telephones take. They need up to 8 bytes a pixel here; the decoders of
 # the second group need up to 17, and with these limits neither takes a gigabyte.
 MAX_PIXELS = 110_000_000
-MAX_PIXELS_OF = {"WEBP": 50_000_000, "AVIF": 50_000_000, "TIFF": 50_000_000}
+MAX_PIXELS_OF = {"WEBP": 50_000_000, "AVIF": 50_000_000, "TIFF": 50_000_000, "HEIF": 50_000_000}
 SMALLER = "save it smaller (2 megapixels are plenty)"
 KEPT_PIXELS = 2**20  # FLUX.1 trains on at most a megapixel: more is scaled down at once
 
@@ -33,6 +35,9 @@ UPRIGHT = {
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 DNG_VERSION, SUBFILE_TYPE, REDUCED, SUB_IMAGES = 50706, 254, 1, 330  # TIFF tags; REDUCED is a value of SUBFILE_TYPE
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag and one of its values
+
+
+register_heif_opener(thumbnails=False)  # HEIC, as iPhones save photographs; upright already when it is opened
 
 
 class ImageError(ValueError):
@@ -78,6 +83,8 @@ def _opened(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"has far too many pixels: {SMALLER}") from error
     except UnidentifiedImageError as error:
+        if re.match(HEIF, data, re.DOTALL):
+            raise ImageError("is a HEIC file that is damaged, or of a kind that is not read here: save it as JPEG") from error
         if name := other_picture(data[:HEAD_BYTES]):
             raise ImageError(f"is {name}, {NOT_READ}") from error
         raise ImageError("is not an image that can be read here: save it as JPEG or PNG") from error

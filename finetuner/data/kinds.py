@@ -35,12 +35,14 @@ OTHER_PICTURES = {  # by suffix: what no trainer reads, although it is a picture
     **dict.fromkeys(RAW_SUFFIXES, "a camera's raw file"),
 }
 
-IMAGE = rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II[*+]\0|MM\0[*+]|....ftyp.{0,60}?avi[fs]"
+HEIF = rb"....ftyp(hei[cxms]|hev[cx]|mif1|msf1)"  # HEIC, as iPhones save photographs
+IMAGE = (
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II[*+]\0|MM\0[*+]|....ftyp.{0,60}?avi[fs]|" + HEIF
+)
 ARCHIVE = (
     rb"PK\x03\x04|PK\x05\x06|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|.{257}ustar"
 )
 OTHER = {
-    rb"(?!....ftyp.{0,60}?avi[fs])....ftyp(hei|hev|mif1|msf1)": "HEIC",
     rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
     rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
     rb"8BPS": "a Photoshop document",
@@ -119,7 +121,7 @@ WHOLE_FILES = {  # what is sent in place of an archive, by how it begins
     rb"(\xef\xbb\xbf)?\s*<": (
         "this is a web page, not an archive; the address may need a login, or not be the file's own. Send a direct link"
     ),
-    IMAGE + rb"|....ftyp(hei|hev|mif1|msf1)": f"this is a single image, not an archive. {SEND}",
+    IMAGE: f"this is a single image, not an archive. {SEND}",
     rb"Rar!|7z\xbc\xaf|\x28\xb5\x2f\xfd": f"this is a RAR, 7-Zip or Zstandard archive, which is not read here. {SEND}",
     rb"version https://git-lfs\.github\.com": (
         "this is a Git-LFS pointer, not the archive itself. Fetch the file with `git lfs pull` and send that"

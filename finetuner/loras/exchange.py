@@ -21,7 +21,7 @@ def import_lora(path: Path, trigger_word: str, store: Store) -> Finetune:
         ValueError: the trigger word is not one word, or `read_foreign_lora` refuses the file.
         StoreError: the store cannot be written.
     """
-    check_trigger_word(trigger_word)
+    trigger_word = check_trigger_word(trigger_word)
     base = choose_base()
     weights = read_foreign_lora(path, base.family, target_shapes(base.meta_transformer()), largest_rank=max(RANKS))
     with tempfile.TemporaryDirectory() as staged:

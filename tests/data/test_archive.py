@@ -412,8 +412,14 @@ def test_images_of_one_stem_with_captions_of_their_own_have_caption_files_of_the
             "inner.zip is an archive inside the archive: put",
         ),
         (tarred({"inner.tar.gz": b""}), "inner.tar.gz is an archive inside the archive: put"),
-        (zipped({"a.heic": b"\0\0\0\x18ftypheic\0\0\0\0"}), "a.heic is HEIC, which is not read here: save it as JPEG"),
-        (zipped({"a.jpg": b"\0\0\0\x18ftypheic\0\0\0\0"}), "a.jpg is HEIC, which is not read here: save it as JPEG"),
+        (
+            zipped({"a.heic": b"\0\0\0\x18ftypheic\0\0\0\0"}),
+            "a.heic is a HEIC file that is damaged, or of a kind that is not read here: save it as JPEG",
+        ),
+        (
+            zipped({"a.jpg": b"\0\0\0\x18ftypheic\0\0\0\0"}),
+            "a.jpg is a HEIC file that is damaged, or of a kind that is not read here: save it as JPEG",
+        ),
         (zipped({"a.jpg": b""}), "a.jpg is an empty file: replace it"),
         (zipped({"a.jpg": b"<html>"}), "a.jpg is not an image that can be read here: save it as JPEG or PNG"),
     ],

@@ -4,6 +4,7 @@ import io
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import pytest
 from archives import RED, encoded, nothing_written, peak_memory, photo
@@ -12,6 +13,7 @@ from PIL import Image, ImageCms
 from finetuner.data import images
 from finetuner.data.images import ImageError, decode_image
 
+HERE = Path(__file__).parent
 GREEN, BLUE, WHITE = (0, 128, 0), (0, 0, 255), (255, 255, 255)
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 MEBIBYTE = 2**20
@@ -361,7 +363,29 @@ def test_a_truncated_image_is_refused(format):
     refused(data[: len(data) // 2], "read")
 
 
-def test_heic_has_its_own_word():
+@pytest.mark.parametrize("name", ["plain", "rotated"])
+def test_heic_is_read_upright(name):
+    """Four quarters; the second file is stored on its side, with the EXIF tag that says so."""
+    image = decode_image((HERE / f"{name}.heic").read_bytes())
+    assert image.mode == "RGB" and image.size == ((96, 64) if name == "plain" else (64, 96))
+    corners = [(8, 8), (image.width - 9, 8), (8, image.height - 9), (image.width - 9, image.height - 9)]
+    red, green, blue, yellow = (220, 30, 30), (30, 160, 60), (30, 60, 220), (250, 210, 40)
+    wanted = (red, green, blue, yellow) if name == "plain" else (blue, red, yellow, green)
+    assert all(close(image.getpixel(at), colour, 20) for at, colour in zip(corners, wanted, strict=True))
+
+
+def test_transparent_heic_is_over_white():
+    image = decode_image((HERE / "transparent.heic").read_bytes())
+    assert close(image.getpixel((2, 2)), (255, 255, 255)) and close(image.getpixel((32, 32)), (20, 90, 200), 20)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+def test_heic_that_was_cut_is_refused(share):
+    data = (HERE / "plain.heic").read_bytes()
+    refused(data[: int(share * len(data))], "save it")
+
+
+def test_damaged_heic_has_its_own_word():
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"hevc\0\0\0\0heic"):
         refused(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(64), "HEIC.*save it as JPEG")
 
