@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from finetuner import cli, finetune
 from finetuner.loras import WEIGHTS_NAME, load_lora
-from finetuner.loras.formats import target_shapes
+from finetuner.loras.foreign import linear_shapes
 from finetuner.store import FolderStore
 from finetuner.store.files import seal
 
@@ -50,7 +50,7 @@ def test_one_is_shown_and_deleted(store):
 
 
 def test_a_file_is_imported_and_exported(store, base, tmp_path):
-    name, (out, width) = next(iter(target_shapes(base.meta_transformer()).items()))
+    name, (out, width) = next(item for item in linear_shapes(base.meta_transformer()).items() if ".attn." in item[0])
     file = {f"{name}.lora_A.weight": torch.ones(2, width), f"{name}.lora_B.weight": torch.ones(out, 2)}
     save_file(file, tmp_path / "in.safetensors")
     finetune_id = run("import", tmp_path / "in.safetensors", "--trigger-word", "TOK").strip()

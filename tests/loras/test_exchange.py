@@ -47,7 +47,8 @@ def test_exported_files_give_the_picture_of_the_finetune(store, finetune, base, 
 
 def test_an_imported_file_that_does_not_fit_publishes_nothing(store, tmp_path):
     before = store.listings()
-    save_file({"lora_te1_x.lora_down.weight": torch.ones(1, 1)}, tmp_path / "lora.safetensors")
+    file = {f"lora_te1_x.lora_{side}.weight": torch.ones(1, 1) for side in ("down", "up")}
+    save_file(file, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="text encoder"):
         import_lora(tmp_path / "lora.safetensors", "TOK", store)
     with pytest.raises(ValueError, match="^trigger_word: "):
