@@ -230,7 +230,7 @@ def _refuse_others(name: str, start: bytes) -> None:
         raise ValueError(f"{name}: {TEXT.format(' (XML)' if text.startswith(b'<') else ' (JSON)')}")
     if len(start) < 8:
         raise ValueError(f"{name}: is cut short: it has {len(start)} bytes. {AGAIN}")
-    if bytes(start[:64]).decode("ascii", "replace").isprintable():
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:64]):
         raise ValueError(f"{name}: {TEXT.format('')}")
 
 
