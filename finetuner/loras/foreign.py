@@ -97,11 +97,12 @@ def _modules(file: LoraFile, names: Names, shapes: Shapes) -> dict[str, dict[str
         else:
             found[parsed.role] = key
     unknown = [module for module in modules if not names.of(module) and not TEXT_ENCODER.match(module)]
-    inputs = {module: file.shapes[keys["down"]][1] for module, keys in modules.items() if _has_inputs(file, keys)}
-    if beyond := [module for module in unknown if names.block_that_is_missing(module)]:
-        kinds.refuse_missing_blocks(file, shapes, beyond, inputs)
-    if unknown:
-        kinds.refuse_other_model(file, names.family, unknown, inputs)
+    places = {module: _place(file, keys) for module, keys in modules.items()}
+    beyond = [module for module in unknown if names.block_that_is_missing(module)]
+    if len(unknown) > len(beyond):
+        kinds.refuse_other_model(file, names.family, [m for m in unknown if m not in beyond], places)
+    if beyond:
+        kinds.refuse_missing_blocks(file, names.family, shapes, beyond, list(places.values()))
     if strange:
         raise ValueError(f"{file.name}: what these are is not known here: {kinds.some(strange)}. Nothing was imported.")
     for module, keys in modules.items():
@@ -110,8 +111,10 @@ def _modules(file: LoraFile, names: Names, shapes: Shapes) -> dict[str, dict[str
     return modules
 
 
-def _has_inputs(file: LoraFile, keys: dict[str, str]) -> bool:
-    return "down" in keys and len(file.shapes[keys["down"]]) == 2
+def _place(file: LoraFile, keys: dict[str, str]) -> tuple[int, int]:
+    """Out and in of a module, 0 where the file does not say them."""
+    down, up = (file.shapes.get(keys.get(part, ""), ()) for part in ("down", "up"))
+    return up[0] if len(up) == 2 else 0, down[1] if len(down) == 2 else 0
 
 
 def _take(

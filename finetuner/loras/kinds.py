@@ -59,16 +59,14 @@ WIDTHS = {
     192: "flux-emoji",
     1536: "Stable Diffusion 3",
     2432: "Stable Diffusion 3.5 Large",
-    3072: "FLUX.1 (dev, schnell, Krea)",
+    3072: "FLUX.1 (dev, schnell, Krea), and of FLUX.2 klein 4B",
     4096: "FLUX.2 klein 9B",
     6144: "FLUX.2 dev",
 }
-KLEIN = {
-    18432: 3072,
-    27648: 3072,
-    24576: 4096,
-    36864: 4096,
-}  # FLUX.2's mlp_0 and linear1, wider by SwiGLU: out -> width
+Place = tuple[int, int]  # (out, in) of a linear
+KLEIN = {(27648, 3072), (36864, 4096)}  # linear1 of FLUX.2, whose SwiGLU makes it 9 widths wide, where FLUX.1's has 7
+KLEIN_MLP = {18432: 3072, 24576: 4096}  # its mlp_0, as wide as FLUX.1's modulation
+FLUX2 = " These are FLUX.2 klein's shapes."
 CHOOSES = "BASE_MODEL chooses the base."
 
 
@@ -92,16 +90,16 @@ def require_lora(file: LoraFile) -> None:
     raise ValueError(f"{file.name}: has no LoRA in it: what these are is not known here: {some(file.shapes)}.")
 
 
-def refuse_other_model(file: LoraFile, family: Family, unknown: list[str], inputs: dict[str, int]) -> NoReturn:
+def refuse_other_model(file: LoraFile, family: Family, unknown: list[str], found: dict[str, Place]) -> NoReturn:
     """Raise ValueError that says what model a LoRA is for.
 
     Args:
         unknown: its modules that this family of bases does not have.
-        inputs: the inputs of each of the file's modules.
+        found: (out, in) of all of the file's modules.
     """
     if any(UNET.search(module) for module in unknown):
-        widths = {UNETS.get(width) for module, width in inputs.items() if CROSS_ATTENTION.search(module)}
-        if any("te2_" in module or "text_encoder_2" in module for module in inputs):
+        widths = {UNETS.get(width) for module, (_, width) in found.items() if CROSS_ATTENTION.search(module)}
+        if any("te2_" in module or "text_encoder_2" in module for module in found):
             widths = {"SDXL"}
         (model,) = widths if len(widths) == 1 and None not in widths else ("Stable Diffusion or SDXL",)
         _refuse(file, family, str(model), unknown)
@@ -115,32 +113,34 @@ def refuse_other_model(file: LoraFile, family: Family, unknown: list[str], input
     )
 
 
-def refuse_missing_blocks(file: LoraFile, shapes: Shapes, unknown: list[str], inputs: dict[str, int]) -> NoReturn:
-    """Raise ValueError for modules that the base has, but in fewer blocks."""
-    blocks = len({name.split(".")[1] for name in shapes if name.startswith("transformer_blocks.")})
-    singles = len({name.split(".")[1] for name in shapes if name.startswith("single_transformer_blocks.")})
-    width = next((WIDTHS[inputs[module]] for module in unknown if inputs.get(module) in WIDTHS), None)
-    whose = f" Its width is that of {width}." if width else ""
+def refuse_missing_blocks(file: LoraFile, family: Family, shapes: Shapes, beyond: list[str], found: list[Place]) -> NoReturn:
+    """Raise ValueError for modules that the base has, but in fewer blocks; ``found``: (out, in) of the file's modules."""
+    counts = [
+        f"{len({name.split('.')[1] for name in shapes if name.startswith(f'{blocks.prefix}.')})} {kind}"
+        for kind, blocks in family.KOHYA_BLOCKS.items()
+    ]
     raise ValueError(
-        f"{file.name}: it changes {some(unknown)}, and this base has {blocks} double and {singles} single blocks.{whose}"
+        f"{file.name}: it changes {some(beyond)}, and this base has {' and '.join(counts)} blocks.{_whose(found)}"
         f" Is it for another base? {CHOOSES}"
     )
 
 
-def misfit(file: LoraFile, module: str, down: tuple[int, ...], up: tuple[int, ...], place: tuple[int, int]) -> ValueError:
+def misfit(file: LoraFile, module: str, down: tuple[int, ...], up: tuple[int, ...], place: Place) -> ValueError:
     """A module whose shapes are not those of the base; says whose they are where that can be told."""
-    width = down[1] if len(down) == 2 else 0
-    out = up[0] if len(up) == 2 else 0
-    if KLEIN.get(out) == width and out != place[0] * width // place[1]:
-        whose = f" These are FLUX.2's, at the width of klein {'4B' if width == 3072 else '9B'}."
-    elif width != place[1] and width in WIDTHS:
-        whose = f" A width of {width} is that of {WIDTHS[width]}."
-    else:
-        whose = ""
+    found = (up[0], down[1]) if len(down) == len(up) == 2 else place
+    wider = KLEIN_MLP.get(found[0]) == found[1] and found[0] * place[1] != place[0] * found[1]  # FLUX.1's has 4 widths
+    whose = _whose([found]) if found[1] != place[1] or found in KLEIN else ""
     return ValueError(
-        f"{file.name}: {module} is of shape {up} x {down}, and this base has {place[0]} x {place[1]} there.{whose} Is the file"
-        f" for another base? {CHOOSES}"
+        f"{file.name}: {module} is of shape {up} x {down}, and this base has {place[0]} x {place[1]} there."
+        f"{FLUX2 if wider else whose} Is the file for another base? {CHOOSES}"
     )
+
+
+def _whose(found: list[Place]) -> str:
+    if any(place in KLEIN for place in found):
+        return FLUX2
+    widths = {WIDTHS[width]: width for _, width in found if width in WIDTHS}
+    return "".join(f" A width of {width} is that of {model}." for model, width in widths.items())
 
 
 def refuse_named_model(file: LoraFile, family: Family) -> None:
