@@ -22,7 +22,7 @@ def import_lora(path: Path, trigger_word: str, store: Store, *, resize: bool = F
         StoreError: the store cannot be written.
     """
     check_trigger_word(trigger_word)
-    base = choose_base()
+    base, path = choose_base(), path.absolute()  # "." has no name
     shapes = linear_shapes(base.meta_transformer())
     lora = read_foreign_lora(path, base.family, shapes, max(RANKS), resize=resize, blocks_only=blocks_only)
     with tempfile.TemporaryDirectory() as staged:

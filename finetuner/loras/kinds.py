@@ -28,6 +28,11 @@ ADAPTERS: tuple[tuple[str, str, str], ...] = (
     ),
     (r"[ab][12]\.weight", "a GLoRA", EXTRACT),
     (r"on_input|ia3_l(\.\w+)*", "an IA3, which scales activations", EXTRACT),
+    (
+        r"(query|key)_norm\.scale",
+        "a control LoRA, which draws after another picture",
+        "Take one that changes how a prompt is drawn.",
+    ),
     (r"vera_lambda_[bd](\.\w+)*", "a VeRA", EXTRACT),
     (r"lora_mid\.weight", "a LoCon with convolutions, which FLUX does not have", "Take a LoRA for FLUX."),
     (
@@ -75,7 +80,7 @@ def require_lora(file: LoraFile) -> None:
     for pattern, kind, remedy in ADAPTERS:
         found = [key for key in file.shapes if re.search(rf"(^|\.)({pattern})$", key)]
         if found:
-            raise ValueError(f"{file.name}: holds {kind} ({some(found)}). A finetune holds LoRAs alone. {remedy}")
+            raise ValueError(f"{file.name}: holds {kind} ({some(found)}). A finetune cannot hold that. {remedy}")
     if any(parse_key(key) for key in file.shapes):
         return
     if not file.shapes:

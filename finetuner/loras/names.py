@@ -64,6 +64,7 @@ class Names:
         """``shapes``: of all linears of the base's transformer."""
         self.family = family
         self.linears: dict[str, tuple[str, ...]] = {name.replace(".", "_"): (name,) for name in shapes}
+        self.linears |= {ours.replace(".", "_"): (ours,) for ours in family.KOHYA_OUTSIDE.values()}  # some bases lack some
         self.linears |= {theirs.replace(".", "_"): (ours,) for theirs, ours in family.KOHYA_OUTSIDE.items()}
         for kind, blocks in family.KOHYA_BLOCKS.items():
             for number in sorted({name.split(".")[1] for name in shapes if name.startswith(f"{blocks.prefix}.")}):

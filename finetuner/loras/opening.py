@@ -97,7 +97,7 @@ def opened(path: Path) -> Iterator[LoraFile]:
         raise ValueError(f"{path}: there is no such file.")
     with path.open("rb") as file:
         start = file.read(START)
-    if start.startswith(b"PK\3\4") or _is_tar(path, start):
+    if not _begins_a_header(start) and (start.startswith(b"PK\3\4") or _is_tar(path, start)):
         with tempfile.TemporaryDirectory() as folder:
             taken, config_bytes, member = _unpacked(path, Path(folder), start)
             yield _lora_file(taken, path.name, member, config_bytes)
@@ -190,10 +190,11 @@ def _header(path: Path, name: str) -> tuple[dict[str, str], dict[str, tuple[int,
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(START)
-        _refuse_others(name, start)
+        if not _begins_a_header(start):
+            _refuse_others(name, start)
         (length,) = struct.unpack("<Q", start[:8])
         if length > min(LARGEST_HEADER, size - 8):
-            if length <= LARGEST_HEADER and start[8:9] == b"{":
+            if _begins_a_header(start):
                 raise ValueError(f"{name}: is cut short: its header alone has {length} bytes, the file {size}. {AGAIN}")
             raise ValueError(f"{name}: is not a safetensors file. No other kind is read: it could run code.")
         file.seek(8)
@@ -214,6 +215,11 @@ def _header(path: Path, name: str) -> tuple[dict[str, str], dict[str, tuple[int,
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{name}: its header is damaged ({error}). {AGAIN}") from None
     return dtypes, shapes, metadata
+
+
+def _begins_a_header(start: bytes) -> bool:
+    """Whether it may be a safetensors file. Asked first: a header of 640 bytes begins as a pickle, one of 35,615 as a gzip."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LARGEST_HEADER
 
 
 def _refuse_others(name: str, start: bytes) -> None:

@@ -43,6 +43,7 @@ SDXL = "lora_unet_input_blocks_4_1_transformer_blocks_0"
         ),
         (lora("transformer_blocks.0.attn.to_q") | tensors("transformer_blocks.0.attn.to_q.magnitude"), "holds a DoRA"),
         (tensors("diffusion_model.double_blocks.0.img_attn.qkv.diff"), "holds differences of whole weights"),
+        (lora("img_in", 32, 128) | tensors("double_blocks.0.img_attn.norm.key_norm.scale"), "holds a control LoRA"),
         (tensors("emb_params"), "is a textual inversion"),
         (tensors("double_blocks.0.img_attn.qkv.weight", "double_blocks.0.img_attn.qkv.bias"), "is a whole model"),
         (

@@ -73,6 +73,14 @@ def test_pefts_configuration_beside_it_counts_in_folders_and_archives(transforme
         assert facts["alpha"] == {"adapter_config.json": 1}
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x8B1F])  # of the header: the first bytes of a pickle, of a gzip
+def test_a_header_whose_length_reads_as_another_kind_of_file_is_read(transformer, tmp_path, length):
+    size = int.from_bytes(LORA[:8], "little")
+    header = LORA[8 : 8 + size].ljust(length)
+    (tmp_path / "lora.safetensors").write_bytes(length.to_bytes(8, "little") + header + LORA[8 + size :])
+    assert read_foreign_lora(tmp_path / "lora.safetensors", flux1, linear_shapes(transformer), 32).weights
+
+
 HEADER = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 PAGE = b"\n<!DOCTYPE html><html><head><title>Sign in</title>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 171969408\n"
