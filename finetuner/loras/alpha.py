@@ -52,7 +52,7 @@ class Alphas:
         )
         self.other_ranks: list[str] = []
 
-    def scale(self, module: str, linear: str, rank: int, tensor: torch.Tensor | None) -> float:
+    def scale(self, module: str, linear: str, rank: int, tensor: torch.Tensor | None, held: bool) -> float:
         """alpha / rank of a module.
 
         Args:
@@ -60,6 +60,7 @@ class Alphas:
             linear: the name of the linear in diffusers.
             rank: what alpha belongs to.
             tensor: the module's own alpha, where the file has one.
+            held: whether it is of the finetune: only then its source counts.
 
         Raises:
             ValueError: alpha is not a finite number.
@@ -67,19 +68,19 @@ class Alphas:
         if tensor is not None:
             if tensor.numel() != 1 or tensor.is_complex() or not math.isfinite(alpha := float(tensor.double())):
                 raise ValueError(f"{self.file.name}: the alpha of {module} is not one finite number.")
-            return self._found("tensors", alpha / rank)
+            return self._found("tensors", alpha / rank, held)
         names = (linear, PREFIX + linear, module)
         said = self._of_pattern("alpha_pattern", names)
         if said is None:
             said = self._number("lora_alpha", self.fields.get("lora_alpha"))
         if said is not None:
             self._compare_rank(module, names, rank)
-            return self._found(self.place, said / (math.sqrt(rank) if self.fields.get("use_rslora") else rank))
+            return self._found(self.place, said / (math.sqrt(rank) if self.fields.get("use_rslora") else rank), held)
         if self.bare:
-            return self._found(f"{self.bare[0]} of its header", self.bare[1] / rank)
+            return self._found(f"{self.bare[0]} of its header", self.bare[1] / rank, held)
         if self.fields.get("use_rslora"):
             raise ValueError(f"{self.file.name}: {self.place} says use_rslora and no lora_alpha. Add it there.")
-        return self._found(ASSUMED, 1.0)
+        return self._found(ASSUMED, 1.0, held)
 
     def is_of_one_piece(self, module: str, rank: int, tensor: torch.Tensor | None) -> bool:
         """Whether the alpha of a fused module, block-diagonal in pieces of ``rank``, was saved as the alpha of each piece.
@@ -112,7 +113,7 @@ class Alphas:
 
     def warn(self, usually_said: bool) -> None:
         """Say in the log where a strength was assumed although such files say it, or does not go together."""
-        if self.sources[ASSUMED] and (usually_said or len(self.sources) > 1):
+        if self.sources[ASSUMED] and (usually_said or self.sources.total() > self.sources[ASSUMED]):
             log.warning(
                 "%s: nothing says alpha for %d linears, though such files usually do: it was assumed equal to the rank."
                 " If pictures come out too weak or too strong, finetune_strength makes up for it; PEFT's %s belongs"
@@ -137,8 +138,8 @@ class Alphas:
                 self.other_ranks[0],
             )
 
-    def _found(self, source: str, scale: float) -> float:
-        self.sources[source] += 1
+    def _found(self, source: str, scale: float, held: bool) -> float:
+        self.sources[source] += held
         if not math.isfinite(scale):
             raise ValueError(f"{self.file.name}: its alpha ({source}) is not a finite number.")
         return scale

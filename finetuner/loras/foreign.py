@@ -63,7 +63,7 @@ def read_foreign_lora(
             "member": file.member,
             "format": sorted({names.convention(module) for module in modules if names.of(module)}),
             "dtypes": sorted(set(file.dtypes.values())),
-            "alpha": dict(sorted(alphas.sources.items())),
+            "alpha": dict(sorted((+alphas.sources).items())),
             "rank": reading.rank,
             "energy_kept": reading.kept,
             "dropped_as_zero": dict(reading.zeros),
@@ -137,7 +137,7 @@ def _take(
     rank = down.shape[0]
     if _is_block_diagonal(up, outs) and alphas.is_of_one_piece(module, rank // len(outs), tensors.get("alpha")):
         rank //= len(outs)
-    scales = [alphas.scale(module, name, rank, tensors.get("alpha")) for name in linears or (module,)]
+    scales = [alphas.scale(module, name, rank, tensors.get("alpha"), held) for name in linears or (module,)]
     if not held:
         reading.leave_out(OUTSIDE if linears else TEXT, module, energy(down, up * scales[0]))
         return

@@ -188,6 +188,7 @@ def test_what_is_left_out_is_named_with_its_share_and_zeros_are_dropped(weights,
     assert f"text encoders were left out, as asked: {share:.2%}" in caplog.text
     assert lora.facts["left_out"]["text encoders"] == pytest.approx(share)
     assert lora.facts["dropped_as_zero"] == {"text encoders": 1}
+    assert "nothing says alpha" not in caplog.text  # of what is left out, it matters to nobody
 
 
 def test_a_part_of_zeros_alone_is_dropped_without_an_option(weights, shapes, tmp_path, caplog):
