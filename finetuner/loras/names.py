@@ -26,7 +26,6 @@ PREFIXES = (
     "transformer_",
     "model_",
     "module_",
-    "unet_",
 )
 DOWN_UP = {"A": "down", "B": "up", "down": "down", "up": "up"}
 KEY = re.compile(

@@ -66,6 +66,8 @@ FILES: dict[str, Callable[[Tensors], Tensors]] = {
     "OneTrainer": lambda w: written(in_diffusers_names(w, "lora_transformer_", "_"), "kohya", torch.tensor(float(RANK))),
     "OneTrainer, BFL": lambda w: written(in_pieces(w, "transformer."), "kohya", torch.tensor(float(RANK))),
     "convert_state_dict_to_kohya": lambda w: written(in_diffusers_names(w, "lora_unet_", "_"), "kohya", torch.tensor(RANK)),
+    "LyCORIS' LoCon": lambda w: written(in_diffusers_names(w, "lycoris_", "_"), "kohya", torch.tensor(RANK)),
+    "saved out of a wrapper": lambda w: written(in_diffusers_names(w, "module."), "peft"),
     "no prefix": lambda w: written(in_diffusers_names(w, ""), "peft"),
     "BFL, no prefix": fused("", "peft"),
     "checkpoint's prefix": fused("model.diffusion_model.", "peft"),
