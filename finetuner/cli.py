@@ -80,14 +80,25 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file in diffusers' or kohya's keys.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A LoRA's .safetensors file, or a folder or archive with one in it.")
+    ],
     trigger_word: Annotated[str, typer.Option(help="The word that prompts name its concept by.")],
+    resize: Annotated[bool, typer.Option("--resize", help="Cut a rank above 32 to 32, and say how much that keeps.")] = False,
+    blocks_only: Annotated[
+        bool,
+        typer.Option(
+            "--blocks-only",
+            help="Leave out what is not in the transformer's blocks (text encoders, embedders, the output layer), and say how"
+            " much that is.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a LoRA that was trained elsewhere a finetune of the base that BASE_MODEL chooses."""
     from finetuner.loras import import_lora
 
-    tell(import_lora(file, trigger_word, open_store()).id, as_json)
+    tell(import_lora(file, trigger_word, open_store(), resize=resize, blocks_only=blocks_only).id, as_json)
 
 
 @app.command()

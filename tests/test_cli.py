@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from finetuner import cli, finetune
 from finetuner.loras import WEIGHTS_NAME, load_lora
-from finetuner.loras.formats import target_shapes
+from finetuner.loras.foreign import linear_shapes
 from finetuner.store import FolderStore
 from finetuner.store.files import seal
 
@@ -50,7 +50,7 @@ def test_one_is_shown_and_deleted(store):
 
 
 def test_a_file_is_imported_and_exported(store, base, tmp_path):
-    name, (out, width) = next(iter(target_shapes(base.meta_transformer()).items()))
+    name, (out, width) = next(item for item in linear_shapes(base.meta_transformer()).items() if ".attn." in item[0])
     file = {f"{name}.lora_A.weight": torch.ones(2, width), f"{name}.lora_B.weight": torch.ones(out, 2)}
     save_file(file, tmp_path / "in.safetensors")
     finetune_id = run("import", tmp_path / "in.safetensors", "--trigger-word", "TOK").strip()
@@ -60,6 +60,24 @@ def test_a_file_is_imported_and_exported(store, base, tmp_path):
     again = json.loads(run("import", tmp_path / "out.safetensors", "--trigger-word", "TOK", "--json"))["finetune_id"]
     first, second = (load_lora(store.fetch(which).folder / WEIGHTS_NAME) for which in (finetune_id, again))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_an_import_cuts_or_leaves_out_takes_an_option_and_is_said(store, base, tmp_path, caplog):
+    name, (out, width) = next(item for item in linear_shapes(base.meta_transformer()).items() if ".attn." in item[0])
+    factors = torch.randn(40, width), torch.randn(out, 40)
+    file = {f"{name}.lora_A.weight": factors[0], f"{name}.lora_B.weight": factors[1]}
+    file |= {f"text_encoder.x.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
+    save_file(file, tmp_path / "in.safetensors")
+    arguments = ["import", tmp_path / "in.safetensors", "--trigger-word", "TOK"]
+    for options, wanted in (([], "--blocks-only"), (["--blocks-only"], "--resize")):
+        with pytest.raises(ValueError, match=wanted):
+            run(*arguments, *options)
+    assert not store.listings()
+    finetune_id = run(*arguments, "--blocks-only", "--resize").strip()
+    assert "text encoders were left out" in caplog.text and "from rank 40 to 32" in caplog.text
+    imported = store.manifest(finetune_id)["imported"]
+    assert imported["rank"] == 40 and 0.5 < imported["energy_kept"] < 1 and imported["left_out"]["text encoders"] > 0
+    assert "in.safetensors" in run("show", finetune_id)
 
 
 def test_the_result_of_a_job_is_published_and_its_folder_goes(store, tmp_path, monkeypatch):

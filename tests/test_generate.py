@@ -242,7 +242,7 @@ def test_an_error_while_loading_leaves_the_slot_empty(generator, finetunes):
     before = make(generator, finetunes[0])
     served = generator.finetunes.get(finetunes[0])
     finetune, whole = served.finetune, served.adapter
-    generator.finetunes.served[finetune.id] = ServedFinetune(finetune, PackedAdapter(whole.a * 2, whole.b[:, :-1]))
+    generator.finetunes.served[finetune.id] = ServedFinetune(finetune, PackedAdapter(whole.a * 2, whole.b.repeat(1, 2)))
     with pytest.raises(RuntimeError):
         generator.generate(request(finetune.id))
     assert generator.slot.loaded is None and not generator.slot.a.any()

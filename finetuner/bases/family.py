@@ -71,9 +71,11 @@ class KohyaBlocks:
 
     prefix: str  # of our linears: "transformer_blocks"
     linears: dict[str, tuple[str, ...]]  # theirs -> ours, several where theirs fuses them, in its order
+    aliases: dict[str, tuple[str, ...]]  # the same for names that other tools alone give to parts of a block
 
 
 class Family(Protocol):
+    NAME: str  # as people say it: "FLUX.1"
     PIPELINE: type[DiffusionPipeline]
     TRANSFORMER: Any  # the class of the transformer, and of the VAE: diffusers' from_pretrained and from_config
     VAE: Any
@@ -82,7 +84,8 @@ class Family(Protocol):
     MODULATION: tuple[str, ...]  # how the blocks' linears end that a finetune leaves alone
     MEMORY: BlockMemory
     KOHYA_BLOCKS: dict[str, KohyaBlocks]  # by kind: "double", "single"
-    KOHYA_MODULE: str  # what their files call the network that holds these blocks
+    KOHYA_OUTSIDE: dict[str, str]  # what lies outside of the blocks, theirs -> ours
+    KOHYA_METADATA: dict[str, str]  # by which other tools tell a LoRA of this family; the same in each of its files
 
     def characters_read(self, tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> int:
         """How many characters of ``text`` fit into so many tokens."""

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetuner.bases.family import BlockMemory, Grid, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
 
+NAME = "FLUX.1"
 PIPELINE = FluxPipeline
 TRANSFORMER = FluxTransformer2DModel
 VAE = AutoencoderKL
@@ -25,7 +26,6 @@ MEMORY = BlockMemory(
     passing={"lora": {2: 30, 4: 40}, "full": {2: 13, 4: 27}},
 )
 
-KOHYA_MODULE = "networks.lora_flux"
 KOHYA_BLOCKS = {
     "double": KohyaBlocks(
         "transformer_blocks",
@@ -41,6 +41,12 @@ KOHYA_BLOCKS = {
             "txt_mlp_2": ("ff_context.net.2",),
             "txt_mod_lin": ("norm1_context.linear",),
         },
+        {  # XLabs' processors: 1 is the image's stream, 2 the text's
+            "processor_qkv_lora1": ("attn.to_q", "attn.to_k", "attn.to_v"),
+            "processor_proj_lora1": ("attn.to_out.0",),
+            "processor_qkv_lora2": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+            "processor_proj_lora2": ("attn.to_add_out",),
+        },
     ),
     "single": KohyaBlocks(
         "single_transformer_blocks",
@@ -49,7 +55,29 @@ KOHYA_BLOCKS = {
             "linear2": ("proj_out",),
             "modulation_lin": ("norm.linear",),
         },
+        {  # XLabs' processor, which leaves the MLP's part of linear1 alone
+            "processor_qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v"),
+            "processor_proj_lora": ("proj_out",),
+        },
     ),
+}
+KOHYA_OUTSIDE = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+KOHYA_METADATA = {  # as sd-scripts writes it (library/sai_model_spec.py, flux_train_network.py), and Forge reads it
+    "modelspec.architecture": "flux-1-dev/lora",
+    "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+    "ss_base_model_version": "flux1",
+    "ss_network_module": "networks.lora_flux",
 }
 
 

@@ -1,7 +1,7 @@
 """LoRA files: a finetune's own, and those of other tools, in and out.
 
-In: a safetensors file in diffusers' or kohya's keys. Out: a finetune in the store, or a file for another tool; no value changes
-on the way. Begin with files.py for what a finetune's file holds, with formats.py for what others write.
+In: a LoRA's file of any tool. Out: a finetune in the store, or a file for another tool; no value changes on the way but what
+the user allows. Begin with files.py for what a finetune's file holds, with foreign.py for how those of others are read.
 """
 
 from finetuner.loras.exchange import export_lora, import_lora

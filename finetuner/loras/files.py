@@ -24,7 +24,7 @@ def save_lora(weights: Weights, folder: Path, family: Family) -> Path:
     targets = sorted({name.rpartition(".lora_")[0] for name in weights})
     metadata = {"r": rank, "lora_alpha": rank, "target_modules": targets}
     family.PIPELINE.save_lora_weights(folder, transformer_lora_layers=weights, transformer_lora_adapter_metadata=metadata)
-    _sort_metadata(folder / WEIGHTS_NAME)
+    sort_metadata(folder / WEIGHTS_NAME)
     return folder / WEIGHTS_NAME
 
 
@@ -39,7 +39,7 @@ def load_lora(path: Path) -> Weights:
     return {name.removeprefix(PREFIX): tensor for name, tensor in load_file(path).items()}
 
 
-def _sort_metadata(path: Path) -> None:
+def sort_metadata(path: Path) -> None:
     """safetensors writes the metadata of its header in another order each time; in the header's own length, in place."""
     with path.open("r+b") as file:
         (length,) = struct.unpack("<Q", file.read(8))

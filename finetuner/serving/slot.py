@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from finetuner.bases import target_names
+from finetuner.bases import block_linears, target_names
 
 
 @dataclass(frozen=True, eq=False)
 class PackedAdapter:
-    """A LoRA as the slot takes it: of all its linears, in the slot's order, every A [rank, inputs] and every B^T
-    [rank, outputs], side by side. On the CPU, in the dtype it was saved in."""
+    """A LoRA as the slot takes it: of the slot's linears, in its order and up to the last that the LoRA changes, every A
+    [rank, inputs] and every B^T [rank, outputs], side by side. On the CPU, in the dtype it was saved in."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -48,14 +48,17 @@ class SlotLinear(nn.Module):
 
 
 class Slot:
-    """Room for a LoRA of up to ``rank`` in every target of the transformer, in the transformer's dtype.
+    """Room for a LoRA of up to ``rank`` in every linear of the transformer's blocks, in the transformer's dtype: also in the
+    modulation, which our own training leaves alone and most others change.
 
     All A are views of one tensor, and so are all B^T: a finetune is switched by two copies, a strength by one, and a smaller
     rank leaves rows of zeros, which add nothing.
     """
 
     def __init__(self, transformer: nn.Module, rank: int):
-        self.linears: dict[str, nn.Linear] = {name: transformer.get_submodule(name) for name in target_names(transformer)}
+        targets, every = target_names(transformer), block_linears(transformer)
+        # Targets first: modulation, which our own finetunes leave alone, then takes no room in their PackedAdapter.
+        self.linears: dict[str, nn.Linear] = {name: every[name] for name in dict.fromkeys([*targets, *every])}
         self.rank = rank
         self.loaded: tuple[PackedAdapter, float] | None = None  # with its strength
         self.inputs = [linear.in_features for linear in self.linears.values()]
@@ -74,9 +77,13 @@ class Slot:
         """
         rank = self._check(weights)
         dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in weights.values()))
-        sides = torch.zeros(rank, self.a.shape[1], dtype=dtype), torch.zeros(rank, self.b.shape[1], dtype=dtype)
-        for side, matrix, columns in zip(sides, "AB", (self.inputs, self.outputs), strict=True):
-            for name, place in zip(self.linears, side.split(columns, dim=1), strict=True):
+        names = list(self.linears)
+        while f"{names[-1]}.lora_A.weight" not in weights:
+            names.pop()
+        columns = self.inputs[: len(names)], self.outputs[: len(names)]
+        sides = [torch.zeros(rank, sum(widths), dtype=dtype) for widths in columns]
+        for side, matrix, widths in zip(sides, "AB", columns, strict=True):
+            for name, place in zip(names, side.split(widths, dim=1), strict=True):
                 if (tensor := weights.get(f"{name}.lora_{matrix}.weight")) is not None:
                     rows = tensor if matrix == "A" else tensor.T
                     place[: len(rows)] = rows
@@ -140,5 +147,7 @@ class Slot:
 
 
 def _fill(place: torch.Tensor, rows: torch.Tensor) -> None:
-    place[: len(rows)] = rows
-    place[len(rows) :] = 0
+    rank, width = rows.shape
+    place[:rank, :width] = rows
+    place[:rank, width:] = 0
+    place[rank:] = 0

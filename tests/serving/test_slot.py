@@ -5,7 +5,7 @@ import torch
 from helpers import velocity
 
 from benchmarks.adapters import random_adapter
-from finetuner.bases import TextEmbeddings, target_names
+from finetuner.bases import TextEmbeddings, block_linears, target_names
 from finetuner.serving.slot import Slot
 from finetuner.training.dataset import Batch
 
@@ -92,6 +92,31 @@ def test_targets_that_a_lora_leaves_out_stay_as_the_base_has_them(transformer, b
     left_out = velocity(transformer, batch)
     slot.load(slot.pack(padded), 1.0)
     assert torch.equal(velocity(transformer, batch), left_out)
+
+
+def test_modulation_has_its_room_and_costs_nothing_where_it_is_left_alone(transformer, batch):
+    """Most LoRAs of other trainers change it; their ranks differ from linear to linear."""
+    weights, generator = random_adapter(transformer, 4), torch.Generator().manual_seed(3)
+    for number, (name, linear) in enumerate(block_linears(transformer).items()):
+        if f"{name}.lora_A.weight" not in weights:
+            weights[f"{name}.lora_A.weight"] = torch.randn(number % 3 + 1, linear.in_features, generator=generator) / 10
+            weights[f"{name}.lora_B.weight"] = torch.randn(linear.out_features, number % 3 + 1, generator=generator) / 10
+    merged = copy.deepcopy(transformer).double()
+    for name in block_linears(merged):
+        linear = merged.get_submodule(name)
+        linear.weight.data = change(linear, weights, name, 1.0)
+    reference = velocity(merged, in_dtype(batch, torch.float64))
+    targets = random_adapter(transformer, 4)
+    slot = Slot(transformer, rank=8)
+    ours = slot.pack(targets)
+    assert ours.nbytes == sum(tensor.nbytes for tensor in targets.values())
+    slot.load(ours, 1.0)
+    alone = velocity(transformer, batch)
+    slot.load(slot.pack(weights), 1.0)
+    assert (velocity(transformer, batch) - reference).abs().max() < 1e-5 * reference.abs().max()
+    assert not torch.equal(velocity(transformer, batch), alone)
+    slot.load(ours, 1.0)
+    assert torch.equal(velocity(transformer, batch), alone)
 
 
 def test_weights_that_do_not_fit_are_refused(transformer):
