@@ -12,14 +12,8 @@ from typing import Any
 
 from finetuner.store.files import seal
 
-# White space of every kind, quotation marks, the braces of Windows' GUIDs, a byte order mark, a zero-width space.
-AROUND_IDS = (
-    string.whitespace
-    + "\u00a0\u2028\u2029\u3000"
-    + "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
-    + "{}()<>[],;"
-    + "\ufeff\u200b\0"
-)
+# What stands around an id that was copied, or read from a file: white space, quotation marks, brackets, a byte order mark.
+AROUND_IDS = string.whitespace + "\u00a0\u2028\u2029\u3000\u200b\ufeff" + "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb{}()<>[],;"
 
 
 class StoreError(RuntimeError):

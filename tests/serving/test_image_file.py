@@ -34,5 +34,7 @@ def test_a_longer_one_is_cut_with_a_mark_and_a_warning(tmp_path, prompt, caplog)
 
 def test_a_png_holds_any(tmp_path, caplog):
     prompt = "狐" * 100_000
-    assert json.loads(Image.open(write_image(PICTURE, tmp_path, "png", {"prompt": prompt})).text["finetune"])["prompt"] == prompt
+    assert (
+        json.loads(Image.open(write_image(PICTURE, tmp_path, "png", {"prompt": prompt})).text["finetune"])["prompt"] == prompt
+    )
     assert not caplog.records
