@@ -94,6 +94,12 @@ def test_null_means_the_documented_default(monkeypatch, predictor):
     assert predictor.generator.requests == [ImageRequest(**required)]
 
 
+@pytest.mark.parametrize("seed", [-(2.0**63), 2.0**53, 1e30])
+def test_an_integer_that_came_as_an_inexact_float_is_refused(predictor, seed):
+    with pytest.raises(ValueError, match="^seed: .* did not arrive as it was sent"):
+        predictor.run(**PREDICTION | {"seed": seed})
+
+
 def test_the_librarys_defaults_are_those_of_the_entrypoints():
     for function, request in ((train.train, FinetuneRequest), (predict.Predictor.run, ImageRequest)):
         for field in dataclasses.fields(request):

@@ -259,3 +259,9 @@ def answer_when_ready(server: subprocess.Popen, url: str, inputs: dict, log: Pat
             pass
         time.sleep(0.1)
     raise AssertionError(log.read_text()[-3000:])
+
+
+def test_a_train_server_that_cannot_serve_fails_its_setup_with_a_sentence(start_server, tmp_path):
+    (tmp_path / "finetunes").touch()
+    with pytest.raises(RuntimeError, match=r"SETUP_FAILED, not ready(.|\n)*FINETUNE_STORE: \S*finetunes could not be written"):
+        start_server("train", FINETUNE_STORE=str(tmp_path / "finetunes"))

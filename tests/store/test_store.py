@@ -111,6 +111,7 @@ AROUND = [
     "{{{}}}",
     "urn:uuid:{}",
     "URN:UUID:{}",
+    '"urn:uuid:{}"',
     "\u201c{}\u201d",
     "\ufeff{}",
     "{},",
