@@ -8,12 +8,16 @@ from cog import BaseRunner, Input, Path, current_scope
 
 from finetuner.generate import Generator
 from finetuner.requests import ImageRequest
+from interface import as_documented, complete_schema
 from logs import show_library_log
+from startup import check_predict_server
 
 
 class Predictor(BaseRunner):
     def setup(self) -> None:
         show_library_log()
+        check_predict_server()
+        complete_schema(trains=False)
         self.generator = Generator.open()
         self.images = pathlib.Path(tempfile.mkdtemp(prefix="images-"))
 
@@ -72,17 +76,17 @@ class Predictor(BaseRunner):
     ) -> Path:
         self.delete_previous_image()
         made = self.generator.generate(
-            ImageRequest(
+            as_documented(
+                ImageRequest,
                 prompt=prompt,
                 finetune_id=finetune_id,
-                # Cog checks the numbers but does not convert them: 3.0 arrives for an int, 1 for a float.
-                finetune_strength=float(finetune_strength),
+                finetune_strength=finetune_strength,
                 aspect_ratio=aspect_ratio,
-                width=None if width is None else int(width),
-                height=None if height is None else int(height),
-                steps=int(steps),
-                guidance=float(guidance),
-                seed=None if seed is None else int(seed),
+                width=width,
+                height=height,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
                 output_format=output_format,
             ),
             self.images,

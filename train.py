@@ -1,13 +1,20 @@
 """Cog's training entrypoint: the documented inputs, then one call into the library."""
 
-import pathlib
 from typing import Optional
 
 from cog import Input, Path, current_scope
 
 from finetuner.finetune import finetune
 from finetuner.requests import FinetuneRequest
+from interface import IS_SERVER, as_documented, complete_schema, local_file, read_data_uris
 from logs import show_library_log
+from startup import check_train_server
+
+if IS_SERVER:  # a function has no setup(): what a train server does at its start it does here
+    show_library_log()
+    check_train_server()
+    complete_schema(trains=True)
+    read_data_uris("input_images")
 
 
 def train(
@@ -57,26 +64,20 @@ def train(
     ),
 ) -> str:
     show_library_log()
-    # Cog downloads http(s) URLs and decodes data URIs, but hands over any other string as it came.
-    if not isinstance(input_images, Path):
-        raise ValueError(
-            f"input_images: {input_images[:80]!r} is not an address this server fetches. "
-            "Send an http:// or https:// URL of the archive, or the archive itself as a data: URI."
-        )
-    published = finetune(
-        FinetuneRequest(
-            input_images=pathlib.Path(input_images),
-            # Cog checks the numbers but does not convert them: 3.0 arrives for an int, 1 for a float.
-            training_steps=int(training_steps),
+    with local_file("input_images", input_images) as archive:
+        request = as_documented(
+            FinetuneRequest,
+            input_images=archive,
+            training_steps=training_steps,
             trigger_word=trigger_word,
             mode=mode,
-            learning_rate=None if learning_rate is None else float(learning_rate),
+            learning_rate=learning_rate,
             captioning=captioning,
             priority=priority,
             finetune_type=finetune_type,
-            lora_rank=int(lora_rank),
+            lora_rank=lora_rank,
         )
-    )
+        published = finetune(request)
     for what in ("seconds", "peak_memory_bytes"):
         for phase, amount in published.manifest[what].items():
             current_scope().record_metric(f"{phase}_{what}", amount)

@@ -26,7 +26,7 @@ from finetuner.phases import Phases
 from finetuner.report import sheet_prompts, strength_sheet, write_report
 from finetuner.requests import FinetuneRequest
 from finetuner.store import MANIFEST, Finetune, Store, StoreError, is_sealed, open_store, seal, staging_folder
-from finetuner.training import Checkpoint, History, Recipe, encode_dataset, learn, recipe_for, tracking
+from finetuner.training import Checkpoint, History, Recipe, encode_dataset, learn, recipe_for, remove_old, tracking
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
 def finetune(request: FinetuneRequest) -> Finetune:
     """Train a finetune and publish it.
 
-    A job that was killed goes on from its checkpoint when the same request comes again, to the same weights.
+    When the same request comes again, a job that was killed or cancelled goes on from its checkpoint to the same weights, and
+    one that was published gives its finetune, as long as the store has it.
 
     Raises:
         ValueError: an input, the archive or the base is not usable; said before anything heavy is loaded.
@@ -44,6 +45,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
         StoreError: the store cannot be written; where the training is done by then, its result is kept.
     """
     phases = Phases()
+    log.info("Inputs: %s", ", ".join(f"{name} {value}" for name, value in request.inputs().items()))
     base = choose_base()
     base.require_trains()
     with phases.phase("archive"):
@@ -58,11 +60,14 @@ def finetune(request: FinetuneRequest) -> Finetune:
 
     store = open_store()
     store.check()
+    remove_old(JOBS)
     with tracking(job[:12], asdict(recipe)), Checkpoint(JOBS / job) as checkpoint:
+        if published := published_before(store, checkpoint):
+            return published
         staged = staging_folder(checkpoint.result)
         if is_sealed(staged):
             log.info("An earlier run of this job did the training and could not publish it")
-            return publish_result(store, staged)
+            return publish_result(store, checkpoint)
         with phases.phase("captions"):
             written = write_captions(captioner, uncaptioned, request.mode, checkpoint.folder) if captioner else {}
             captioned = complete_captions(examples, written, request, base)
@@ -93,17 +98,32 @@ def finetune(request: FinetuneRequest) -> Finetune:
             so_far = facts | phases.facts()
             write_report(staged, so_far, request, base, recipe, captioned, learned.history, sheet)
         seal(staged, facts | phases.facts())
-        return publish_result(store, staged)
+        return publish_result(store, checkpoint)
 
 
-def publish_result(store: Store, sealed: Path) -> Finetune:
+def published_before(store: Store, checkpoint: Checkpoint) -> Finetune | None:
+    """What this same job published, where the store still has it: its answer may have been lost."""
+    if (finetune_id := checkpoint.published()) is None:
+        return None
     try:
-        published = store.put(sealed)
+        published = store.fetch(finetune_id)
+    except ValueError as error:
+        log.info("This same job made finetune %s, which is not to be had any more, and trains again: %s", finetune_id, error)
+        checkpoint.forget_published()
+        return None
+    log.info("This same job made finetune %s already; nothing is trained again", finetune_id)
+    return published
+
+
+def publish_result(store: Store, checkpoint: Checkpoint) -> Finetune:
+    try:
+        published = store.put(checkpoint.result)
     except StoreError as error:
         raise StoreError(
-            f"{error}. The training is done and its result kept in {sealed}. To publish it, send the same request again, or"
-            f" run: python -m finetuner publish {sealed.parent.name}"
+            f"{error}. The training is done and its result kept in {checkpoint.result}. To publish it, send the same request"
+            f" again, or run: python -m finetuner publish {checkpoint.folder.name}"
         ) from error
+    checkpoint.note_published(published.id)
     log.info("Published finetune %s", published.id)
     return published
 
@@ -119,7 +139,7 @@ def publish(job: str) -> Finetune:
     if job not in waiting:
         raise ValueError(f"JOB: no result of {job!r} waits to be published. Those that do: {', '.join(waiting) or 'none'}.")
     with Checkpoint(JOBS / job) as checkpoint:
-        return publish_result(open_store(), checkpoint.result)
+        return publish_result(open_store(), checkpoint)
 
 
 def job_fingerprint(request: FinetuneRequest, recipe: Recipe, base: Base, captioner: Captioner | None, data: str) -> str:

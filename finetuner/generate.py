@@ -16,6 +16,7 @@ from finetuner.requests import DEFAULT_GUIDANCE, RANKS, ImageRequest
 from finetuner.serving import (
     FinetuneCache,
     PromptCache,
+    ServedFinetune,
     Slot,
     adapter_cache_bytes,
     compile_wanted,
@@ -69,10 +70,25 @@ class Generator:
             FloatingPointError: at this strength the finetune takes the base out of the range of its numbers.
         """
         phases = Seconds()
+        log.info(
+            "Inputs: finetune_strength %g, aspect_ratio %s, steps %d, guidance %g, output_format %s",
+            request.finetune_strength,
+            request.aspect_ratio,
+            request.steps,
+            request.guidance,
+            request.output_format,
+        )
         with phases.phase("fetch"):
             adapter_hit = request.finetune_id in self.finetunes
             served = self.finetunes.get(request.finetune_id)
-        if not has_trigger_word(request.prompt, served.finetune.trigger_word):
+        read = self.base.characters_read(request.prompt)
+        if read < len(request.prompt):
+            log.warning(
+                "prompt: the text encoder reads the first %d of its %d characters. Put what matters first, or shorten it",
+                read,
+                len(request.prompt),
+            )
+        if not has_trigger_word(request.prompt[:read], served.finetune.trigger_word):
             log.warning("The prompt lacks the trigger word %r, so the concept may not appear", served.finetune.trigger_word)
         size, output_size = sampling_and_output_size(request, self.base)
         seed = random.randrange(2**32) if request.seed is None else request.seed
@@ -93,12 +109,12 @@ class Generator:
                 log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
                 # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
                 image = ImageOps.fit(image, output_size, Image.Resampling.LANCZOS)
-            path = write_image(image, folder, request.output_format, self._metadata(request, seed))
+            path = write_image(image, folder, request.output_format, self._metadata(request, served, seed))
         return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit)
 
-    def _metadata(self, request: ImageRequest, seed: int) -> dict:
+    def _metadata(self, request: ImageRequest, served: ServedFinetune, seed: int) -> dict:
         """Everything needed to make the image again. At strength 0 that is the base alone: any finetune gives these bytes."""
-        fields = asdict(request) | {"seed": seed, "base": self.base.describe()}
+        fields = asdict(request) | {"finetune_id": served.finetune.id, "seed": seed, "base": self.base.describe()}
         if request.finetune_strength == 0:
             del fields["finetune_id"]
         return fields

@@ -137,4 +137,4 @@ class ImageRequest:
         if self.aspect_ratio != CUSTOM and (self.width or self.height):
             log.warning("width and height count with aspect_ratio 'custom' only; this image is %s", self.aspect_ratio)
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
-            raise ValueError(f"seed: {self.seed} does not fit into 64 bits. Send a smaller one, or none.")
+            raise ValueError(f"seed: {self.seed} does not fit into 64 bits. Send one from {-(2**63)} to {2**64 - 1}, or none.")

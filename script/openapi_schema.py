@@ -5,6 +5,8 @@ script/serve runs the server without a build, so it needs the same document from
 
     python script/openapi_schema.py             trainings and predictions, as cog.yaml builds them
     python script/openapi_schema.py --trainer   train.py served as a prediction, as cog.trainer.yaml builds it
+
+With --served train or --served predict, as the server completes it when it starts (interface.py).
 """
 
 import argparse
@@ -86,7 +88,13 @@ TRAINING = Endpoint(verb="train", noun="training", schema_prefix="Training")
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the OpenAPI document of this project's Cog servers.")
     parser.add_argument("--trainer", action="store_true", help="train.py served as a prediction")
-    document = trainer_document() if parser.parse_args().trainer else combined_document()
+    parser.add_argument("--served", choices=["train", "predict"], help="completed, as a server of this function does it")
+    arguments = parser.parse_args()
+    document = trainer_document() if arguments.trainer else combined_document()
+    if arguments.served:
+        from interface import complete  # this file is run from script/, which does not hold it
+
+        document = complete(document, trains=arguments.served == "train")
     json.dump(document, sys.stdout, indent=2, sort_keys=True)
     print()
 

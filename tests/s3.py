@@ -67,6 +67,7 @@ class Proxy(ThreadingHTTPServer):
         self.server = server
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.requests: list[tuple[str, str]] = []
+        self.headers: list[dict[str, str]] = []  # of each request, their names in lower case
         self.faults: list[Fault] = []
 
     @property
@@ -101,6 +102,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append((self.command, self.path))
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         self.body = b""
         self.change_answer: Callable[[bytes], bytes] = lambda body: body
         for fault in self.server.faults:

@@ -1,5 +1,7 @@
 """train.py and predict.py on their own: what they hand to the library, and what they leave behind."""
 
+import dataclasses
+import inspect
 import subprocess
 import sys
 import tempfile
@@ -11,6 +13,7 @@ import pytest
 import predict
 import train
 from finetuner.generate import Generated
+from finetuner.requests import FinetuneRequest, ImageRequest
 from finetuner.store import Finetune
 
 PROJECT = Path(__file__).parent.parent
@@ -78,6 +81,30 @@ def test_training_numbers_have_their_documented_types(monkeypatch):
     assert types_of(requests[0])["training_steps"] is int
     assert types_of(requests[0])["lora_rank"] is int
     assert [request.learning_rate for request in requests] == [None, 1e-4]
+
+
+def test_null_means_the_documented_default(monkeypatch, predictor):
+    requests = []
+    published = Finetune("id", Path(), {"seconds": {}, "peak_memory_bytes": {}})
+    monkeypatch.setattr(train, "finetune", lambda request: requests.append(request) or published)
+    train.train(**dict.fromkeys(TRAINING) | {"input_images": TRAINING["input_images"]})
+    assert requests == [FinetuneRequest(Path("photos.zip"))]
+    required = {name: PREDICTION[name] for name in ("prompt", "finetune_id")}
+    predictor.run(**dict.fromkeys(PREDICTION) | required)
+    assert predictor.generator.requests == [ImageRequest(**required)]
+
+
+@pytest.mark.parametrize("seed", [-(2.0**63), 2.0**53, 1e30])
+def test_an_integer_that_came_as_an_inexact_float_is_refused(predictor, seed):
+    with pytest.raises(ValueError, match="^seed: .* did not arrive as it was sent"):
+        predictor.run(**PREDICTION | {"seed": seed})
+
+
+def test_the_librarys_defaults_are_those_of_the_entrypoints():
+    for function, request in ((train.train, FinetuneRequest), (predict.Predictor.run, ImageRequest)):
+        for field in dataclasses.fields(request):
+            default = inspect.signature(function).parameters[field.name].default.default
+            assert field.default is dataclasses.MISSING or field.default == default, field.name
 
 
 def test_a_long_string_is_not_repeated_whole():

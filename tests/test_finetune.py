@@ -31,6 +31,7 @@ from finetuner.requests import FinetuneRequest
 from finetuner.store import StoreError
 from finetuner.store.files import seal
 from finetuner.training import tracker, trainer
+from finetuner.training.checkpoint import Checkpoint
 from finetuner.training.encode import encode_dataset
 from finetuner.training.flow import flow_loss, resolution_shift, sample_sigmas
 from finetuner.training.recipe import recipe_for
@@ -104,7 +105,7 @@ def test_a_finetune_holds_what_it_was_made_of(base, store, tmp_path):
     assert all((published.folder / picture["output"]["url"]).is_file() for picture in ModelCard(card).data.widget)
     weights = load_file(published.folder / "pytorch_lora_weights.safetensors")
     assert {tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_A.weight")} == {16}
-    assert left_behind(tmp_path) == [published.folder]
+    assert list(store.folder.iterdir()) == [published.folder] and records(tmp_path) == [published.id]
 
 
 @pytest.fixture
@@ -137,13 +138,18 @@ def test_a_style_is_learned_from_the_captioners_captions_nearly_as_well_as_from_
     assert with_automatic <= 1.1 * with_true, f"{before:.4f} before, {with_true:.4f} and {with_automatic:.4f} after"
 
 
-def test_automatic_captions_are_printed_and_published_and_those_of_the_archive_kept(store, bare_style, monkeypatch, caplog):
+def test_automatic_captions_are_printed_and_published_and_those_of_the_archive_kept(
+    store, bare_style, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(sheet, "SAMPLING_STEPS", 1)  # what is drawn is not looked at here
     caplog.set_level(logging.INFO)
     with zipfile.ZipFile(bare_style, "a") as archive:
         archive.writestr("owl.txt", "my own words")
     request = replace(style_request(training_steps=1), input_images=bare_style)
-    first, again = finetune.finetune(request), finetune.finetune(request)
+    first = finetune.finetune(request)
+    shutil.rmtree(tmp_path / "jobs")  # else the same request gives the same finetune
+    again = finetune.finetune(request)
+    assert again.id != first.id
     captions = {path.name: path.read_text() for path in (first.folder / "captions").iterdir()}
     assert len(captions) == 16 and captions["owl.txt"] == f"my own words, {TRIGGER_WORD} style\n"
     for name, caption in captions.items():
@@ -223,7 +229,18 @@ class Cancelled(BaseException):
     """As Cog's CancelationException is."""
 
 
-def test_a_cancelled_job_stops_at_once_and_leaves_nothing(tmp_path, monkeypatch):
+def records(tmp_path: Path) -> list[str]:
+    """The ids that the jobs which are done say they published; nothing else is left of those."""
+    jobs = list((tmp_path / "jobs").iterdir())
+    assert all({path.name for path in job.iterdir()} == {"published.json", "lock"} for job in jobs)
+    return [json.loads((job / "published.json").read_text())["finetune_id"] for job in jobs]
+
+
+def test_a_cancelled_job_stops_at_once_and_the_same_request_goes_on(store, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(sheet, "SAMPLING_STEPS", 1)  # what is drawn is not looked at here
+    monkeypatch.setattr("finetuner.training.checkpoint.EVERY_SECONDS", 0)
+    request = style_request(training_steps=8, finetune_type="lora")
     steps = []
 
     def cancelled_in_step_5(*arguments):
@@ -232,11 +249,39 @@ def test_a_cancelled_job_stops_at_once_and_leaves_nothing(tmp_path, monkeypatch)
             raise Cancelled
         return flow_loss(*arguments)
 
-    monkeypatch.setattr(trainer, "flow_loss", cancelled_in_step_5)
-    monkeypatch.setattr("finetuner.training.checkpoint.EVERY_SECONDS", 0)
-    with pytest.raises(Cancelled):
-        finetune.finetune(style_request(training_steps=50))
-    assert len(steps) == 5 and not left_behind(tmp_path)
+    with monkeypatch.context() as cancelling, pytest.raises(Cancelled):
+        cancelling.setattr(trainer, "flow_loss", cancelled_in_step_5)
+        finetune.finetune(request)
+    assert len(steps) == 5 and not list((tmp_path / "finetunes").glob("*"))
+    resumed = finetune.finetune(request)
+    assert "Going on from step 4 of 8, where the checkpoint of an earlier run of this job stands" in caplog.messages
+    assert records(tmp_path) == [resumed.id]
+
+
+def test_a_job_publishes_once_wherever_it_dies_and_again_when_its_finetune_is_deleted(store, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(sheet, "SAMPLING_STEPS", 1)  # what is drawn is not looked at here
+    request = style_request(training_steps=1, finetune_type="lora")
+
+    def die(*_) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as dying, pytest.raises(SystemExit):
+        dying.setattr(Checkpoint, "note_published", die)  # between the store and the record
+        finetune.finetune(request)
+    (published,) = store.listings()
+    with monkeypatch.context() as untrained:
+        untrained.setattr(finetune, "learn", None)
+        assert finetune.finetune(request).id == published.id
+        assert records(tmp_path) == [published.id]
+        assert finetune.finetune(request).id == published.id  # as when its answer was lost
+    assert f"This same job made finetune {published.id} already; nothing is trained again" in caplog.messages
+    assert store.listings() == [published]
+
+    store.delete(published.id)
+    other = finetune.finetune(request)
+    assert other.id != published.id and records(tmp_path) == [other.id]
+    assert f"This same job made finetune {published.id}, which is not to be had any more" in caplog.text
 
 
 def test_a_result_that_cannot_be_published_is_kept_and_published_later(store, tmp_path, monkeypatch):
@@ -256,7 +301,7 @@ def test_a_result_that_cannot_be_published_is_kept_and_published_later(store, tm
     store.folder.unlink()
     monkeypatch.setattr(finetune, "learn", None)  # nothing is trained again
     published = finetune.finetune(style_request(training_steps=2))
-    assert left_behind(tmp_path) == [published.folder]
+    assert list(store.folder.iterdir()) == [published.folder] and records(tmp_path) == [published.id]
     assert store.fetch(published.id).manifest["seconds"]
 
 
@@ -304,12 +349,15 @@ def test_a_killed_job_goes_on_to_the_same_bits(store, tmp_path, finetune_type):
     resumed = weights_of(start("killed"))
     assert through.keys() == resumed.keys()
     assert all(torch.equal(through[name], resumed[name]) for name in through)
-    assert not list((tmp_path / "killed").iterdir())
+    assert [path.name for job in (tmp_path / "killed").iterdir() for path in job.iterdir() if path.name != "lock"] == [
+        "published.json"
+    ]
     assert not list(store.folder.glob(".staging-*"))
 
 
-def test_the_same_job_gives_the_same_weights_and_another_seed_comes_with_other_inputs(store):
+def test_the_same_job_gives_the_same_weights_and_another_seed_comes_with_other_inputs(store, tmp_path):
     def train(**changes) -> dict[str, torch.Tensor]:
+        shutil.rmtree(tmp_path / "jobs", ignore_errors=True)  # else the same request gives the same finetune
         request = style_request(training_steps=3, finetune_type="lora", **changes)
         return load_file(finetune.finetune(request).folder / "pytorch_lora_weights.safetensors")
 

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from cog._inspector import create_predictor
 
+from interface import complete
+from other_names import sentences
 from script import openapi_schema
 
 PROJECT = Path(__file__).parent.parent
@@ -117,6 +119,36 @@ def test_our_generator_writes_what_cog_writes():
     )
     cogs = json.loads((PROJECT / "tests/cog_example.json").read_text())
     assert ours | {"info": None} == cogs | {"info": None}
+
+
+SERVED = [("combined", "TrainingInput", True), ("combined", "Input", False), ("trainer", "Input", True)]
+
+
+@pytest.mark.parametrize(("built", "name", "trains"), SERVED)
+def test_a_server_completes_cogs_document_and_keeps_what_it_says_of_the_inputs(request, built, name, trains):
+    document = request.getfixturevalue(built)
+    before = json.dumps(document)
+    served = complete(document, trains)
+    assert complete(served, trains) == served and json.dumps(document) == before
+    schemas, fields = served["components"]["schemas"], served["components"]["schemas"][name]["properties"]
+    known = {field for field, said in fields.items() if "const" not in said}
+    wanted = TRAINING_INPUTS if trains else PREDICTION_INPUTS
+    assert known == set(wanted)
+    for field in known - set(schemas[name]["required"]):
+        said = contract(fields[field], schemas)
+        assert said["type"] == [wanted[field]["type"], "null"] and (None in said.get("enum", [])) == ("enum" in wanted[field])
+    for field in schemas[name]["required"]:
+        assert contract(fields[field], schemas) == wanted[field]
+    other = {"Input": "TrainingInput", "TrainingInput": "Input"}[name]
+    assert ("const" in schemas[other]) if other in schemas else built == "trainer"
+
+
+def test_no_name_that_is_refused_is_an_input_of_the_documented_models():
+    """A client of theirs that sends one which does not work here yet is not turned away."""
+    later = {"image_prompt", "image_prompt_strength", "prompt_upsampling", "raw", "safety_tolerance", "caption_prefix"}
+    for inputs in (TRAINING_INPUTS, PREDICTION_INPUTS):
+        refused = set(sentences(list(inputs)))
+        assert len(refused) > 50 and not refused & (set(inputs) | later)
 
 
 @pytest.mark.parametrize("file", ["train.py", "predict.py"])

@@ -4,7 +4,7 @@ In: a pipeline, a finetune of the store, a request. Out: latents and pictures, a
 base's transformer; finetunes are copied in and out of it, never merged. Begin with slot.py.
 """
 
-from finetuner.serving.caches import FinetuneCache, PromptCache
+from finetuner.serving.caches import FinetuneCache, PromptCache, ServedFinetune
 from finetuner.serving.image_file import write_image
 from finetuner.serving.sampling import decode_latents, native_size, sample_latents, sampling_and_output_size
 from finetuner.serving.settings import adapter_cache_bytes, compile_wanted
@@ -14,6 +14,7 @@ __all__ = [
     "FinetuneCache",
     "PackedAdapter",
     "PromptCache",
+    "ServedFinetune",
     "Slot",
     "adapter_cache_bytes",
     "compile_wanted",

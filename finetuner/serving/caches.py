@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from finetuner.bases import Base, TextEmbeddings
 from finetuner.loras import WEIGHTS_NAME, load_lora
 from finetuner.serving.slot import PackedAdapter, Slot
-from finetuner.store import Finetune, Store
+from finetuner.store import Finetune, Store, checked_id
 
 PROMPT_CACHE_BYTES = 2**27  # on the device; thirty prompts of FLUX.1-dev (4 MiB each)
 
@@ -31,7 +31,7 @@ class FinetuneCache:
         self.served: LRUCache[str, ServedFinetune] = LRUCache(budget, getsizeof=lambda served: served.adapter.nbytes)
 
     def __contains__(self, finetune_id: str) -> bool:
-        return finetune_id.lower() in self.served
+        return checked_id(finetune_id) in self.served
 
     def get(self, finetune_id: str) -> ServedFinetune:
         """The finetune, from memory or else from the store.
@@ -39,7 +39,8 @@ class FinetuneCache:
         Raises:
             ValueError: it does not exist, is damaged, or this base does not draw with it.
         """
-        if served := self.served.get(finetune_id.lower()):
+        finetune_id = checked_id(finetune_id)
+        if served := self.served.get(finetune_id):
             return served
         finetune = self.store.fetch(finetune_id)
         self.base.require_serves(finetune.id, finetune.base)

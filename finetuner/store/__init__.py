@@ -7,11 +7,12 @@ finetune is published whole or not at all. Begin with store.py, which says what 
 from __future__ import annotations
 
 import os
+import re
 
 from finetuner.paths import ROOT
 from finetuner.store.files import MANIFEST, is_sealed, seal, sha256, staging_folder
 from finetuner.store.folder import FolderStore
-from finetuner.store.store import Finetune, Listing, Store, StoreError
+from finetuner.store.store import Finetune, Listing, Store, StoreError, checked_id
 
 __all__ = [
     "MANIFEST",
@@ -20,6 +21,7 @@ __all__ = [
     "Listing",
     "Store",
     "StoreError",
+    "checked_id",
     "is_sealed",
     "open_store",
     "seal",
@@ -31,10 +33,15 @@ __all__ = [
 def open_store() -> Store:
     """The store that ``FINETUNE_STORE`` names: a folder, or an URL of any file system that fsspec knows.
 
+    ``~`` and ``$NAME`` are expanded: files of variables, such as Docker's and systemd's, hand them over as they are written.
+
     Raises:
-        ValueError: nothing here speaks the URL's protocol.
+        ValueError: nothing here speaks the URL's protocol, or a name in it is not known here.
     """
-    home = os.environ.get("FINETUNE_STORE") or "weights/finetunes"
+    said = os.environ.get("FINETUNE_STORE") or "weights/finetunes"
+    home = os.path.expanduser(os.path.expandvars(said))
+    if unknown := re.search(r"^~[^/]*|\$\w+|\$\{\w*\}", home):
+        raise ValueError(f"FINETUNE_STORE: {unknown[0]} in {said} is not known to this server. Write the whole path or URL.")
     if "://" not in home:
         return FolderStore(ROOT / home)
     from finetuner.store.object import ObjectStore  # takes two seconds, which a folder need not wait for

@@ -49,9 +49,16 @@ TRANSFERS = 8  # at a time: captions are many and small
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of this machine's disk: trying again does not help
 INDEX_NAME_BYTES = 250  # S3 takes 1024 for a whole key, but servers that keep objects as files take 255 for a part of it
 
-# For S3. botocore and s3fs would each try 5 times within each of our tries; and where botocore finds the server's checksum
-# wrong, it only raises: we compare SHA-256 ourselves, and ask again.
-S3_OPTIONS = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "response_checksum_validation": "when_required"}}
+# For S3. botocore and s3fs would each try 5 times within each of our tries. botocore's own checksums: of a response it only
+# raises where one is wrong, while we compare SHA-256 ourselves and ask again; of a request many servers that speak S3 refuse
+# them, or store them in the file where they come as a trailer (boto3 issue 4392).
+S3_OPTIONS = {
+    "config_kwargs": {
+        "retries": {"total_max_attempts": 1},
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+}
 
 
 class ObjectStore(Store):

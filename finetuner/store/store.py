@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from finetuner.store.files import seal
+
+# What stands around an id that was copied, or read from a file: white space, quotation marks, brackets, a byte order mark.
+AROUND_IDS = string.whitespace + "\u00a0\u2028\u2029\u3000\u200b\ufeff" + "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb{}()<>[],;"
 
 
 class StoreError(RuntimeError):
@@ -92,14 +96,19 @@ class Store(ABC):
 
 
 def checked_id(finetune_id: str) -> str:
-    """The id in the form that names files. Raises ValueError before it touches a path."""
+    """The id in the form that names files: without what files, shells, `jq` and UUID libraries put around it.
+
+    Raises:
+        ValueError: it is none; before it touches a path.
+    """
+    bare = finetune_id.strip(AROUND_IDS).lower().removeprefix("urn:uuid:").strip(AROUND_IDS)
     try:
-        if str(uuid.UUID(finetune_id)) == finetune_id.lower():
-            return finetune_id.lower()
+        if str(uuid.UUID(bare)) == bare:
+            return bare
     except ValueError:
         pass
     raise ValueError(
-        f"finetune_id: {finetune_id!r} is not an id. Send the id that the training returned, such as"
+        f"finetune_id: {finetune_id[:80]!r} is not an id. Send the id that the training returned, such as"
         " 8f14e45f-ceea-467f-a8f0-1d0a1a3f1c2b."
     )
 

@@ -6,7 +6,7 @@ transformer in memory. Begin with recipe.py, then trainer.py.
 """
 
 from finetuner.training.adapter import set_strength
-from finetuner.training.checkpoint import Checkpoint
+from finetuner.training.checkpoint import Checkpoint, remove_old
 from finetuner.training.encode import encode_dataset
 from finetuner.training.learn import Learned, learn
 from finetuner.training.optim import rate_factor
@@ -23,6 +23,7 @@ __all__ = [
     "learn",
     "rate_factor",
     "recipe_for",
+    "remove_old",
     "set_strength",
     "tracking",
 ]

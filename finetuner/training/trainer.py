@@ -75,6 +75,8 @@ def train(
     checkpoint.restore(optimizer=optimizer, history=history)
     history.note_device(device_name())
     done = len(history.losses)
+    if done:
+        log.info("Going on from step %d of %d, where the checkpoint of an earlier run of this job stands", done, recipe.steps)
     with tqdm(total=recipe.steps, initial=done, desc="Training", unit="step", mininterval=1) as progress:
         for step, (size, rows) in enumerate(schedule[done:], start=done):
             batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, recipe.seed + step)

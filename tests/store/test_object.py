@@ -45,6 +45,7 @@ def proxy(all_requests, monkeypatch):
     """The proxy with no faults and no requests yet, and a store that does not wait."""
     monkeypatch.setattr(store_object, "WAITS", (0.0, 0.0))
     all_requests.requests.clear()
+    all_requests.headers.clear()
     all_requests.faults.clear()
     return all_requests
 
@@ -91,6 +92,16 @@ def test_a_file_of_many_parts_arrives(bucket, server, proxy, tmp_path, monkeypat
     store = ObjectStore(f"s3://{bucket.name}/team", Cache(tmp_path / "cache", 10**9))
     content = b"".join(bytes([number]) * (1 << 20) for number in range(101))
     assert weights_of(store, publish_files(store, content)) == content
+
+
+def test_no_request_carries_a_checksum_that_other_servers_refuse_or_store(store, proxy):
+    finetune_id = publish_files(store, b"x" * 6_000_000)  # over s3fs' block of 5 MB
+    store.fetch(finetune_id)
+    store.delete(finetune_id)
+    assert {method for method, _ in proxy.requests} >= {"PUT", "GET", "DELETE"}
+    for headers in proxy.headers:
+        named = [name for name in headers if name.startswith(("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer"))]
+        assert not named and "aws-chunked" not in headers.get("content-encoding", "")
 
 
 def test_the_manifest_is_written_last(store, proxy):

@@ -102,6 +102,42 @@ def test_the_manifest_names_its_own_id(store):
     assert json.loads((store.folder / finetune_id / MANIFEST).read_text())["id"] == finetune_id
 
 
+AROUND = [
+    "{}\n",
+    "\r\n{}",
+    '"{}"',
+    "'{}'",
+    '"{}"\n',
+    "{{{}}}",
+    "urn:uuid:{}",
+    "URN:UUID:{}",
+    '"urn:uuid:{}"',
+    "\u201c{}\u201d",
+    "\ufeff{}",
+    "{},",
+]
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_what_stands_around_an_id_is_no_part_of_it(store, around):
+    finetune_id = publish_files(store)
+    assert store.fetch(around.format(finetune_id)).id == finetune_id == store.manifest(around.format(finetune_id))["id"]
+
+
+def test_a_home_and_variables_in_the_stores_name_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STAGE", "test")
+    for said in ("~/finetunes-test", "$HOME/finetunes-${STAGE}"):
+        monkeypatch.setenv("FINETUNE_STORE", said)
+        assert open_store().folder == tmp_path / "finetunes-test"
+    monkeypatch.setenv("FINETUNE_STORE", "s3://bucket/$STAGE")
+    assert open_store().url == "s3://bucket/test"
+    for unknown in ("$NOWHERE/finetunes", "s3://bucket/${NOWHERE}", "~no-such-user/finetunes"):
+        monkeypatch.setenv("FINETUNE_STORE", unknown)
+        with pytest.raises(ValueError, match=r"^FINETUNE_STORE: .*(NOWHERE|no-such-user).* is not known to this server"):
+            open_store()
+
+
 def test_the_environment_chooses_the_store(tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_STORE", str(tmp_path / "elsewhere"))
     assert open_store().folder == tmp_path / "elsewhere"
