@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from finetuner.bases.family import BlockMemory, Grid, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
+from finetuner.bases.family import BlockMemory, Grid, Guidance, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
 
 PIPELINE = FluxPipeline
 TRANSFORMER = FluxTransformer2DModel
@@ -25,6 +25,7 @@ MEMORY = BlockMemory(
     passing={"lora": {2: 30, 4: 40}, "full": {2: 13, 4: 27}},
 )
 
+HUB_TAG = "flux"
 KOHYA_MODULE = "networks.lora_flux"
 KOHYA_BLOCKS = {
     "double": KohyaBlocks(
@@ -51,6 +52,11 @@ KOHYA_BLOCKS = {
         },
     ),
 }
+
+
+def guidance_of(model_index: dict, transformer_config: dict) -> Guidance:
+    """Only dev and its like have the input; schnell, distilled to 4 steps, lacks it."""
+    return "embedded" if transformer_config.get("guidance_embeds") else "none"
 
 
 def characters_read(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> int:
@@ -108,7 +114,14 @@ def velocity(
 
 
 def sample_latents(
-    pipeline: FluxPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seeds: list[int]
+    pipeline: FluxPipeline,
+    texts: TextEmbeddings,
+    size: Size,
+    *,
+    steps: int,
+    guidance: float | None,
+    seeds: list[int],
+    empty: TextEmbeddings | None,
 ) -> torch.Tensor:
     """Packed latents [N, tokens, 4 * channels]. The noise is drawn on the CPU: a seed means the same picture everywhere."""
     return pipeline(
@@ -117,7 +130,7 @@ def sample_latents(
         width=size[0],
         height=size[1],
         num_inference_steps=steps,
-        guidance_scale=guidance,
+        guidance_scale=guidance or 0.0,  # reaches the transformer only where that has an input for it
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         output_type="latent",
     ).images

@@ -23,7 +23,7 @@ CAPTIONERS = ModelKind(
     variable="CAPTION_MODEL",
     manifest="captioner.json",
     downloaded_last="config.json",  # script/download-weights fetches it last
-    production="granite-vision-4.1-4b",
+    production=("granite-vision-4.1-4b",),
     embedded="emoji-captioner",
 )
 
