@@ -207,7 +207,7 @@ def test_usual_sentences_are_no_repetitions(text):
 @pytest.fixture
 def weights(tmp_path) -> Path:
     """A weights/ folder with manifests and nothing else."""
-    for name in (CAPTIONERS.production, CAPTIONERS.embedded):
+    for name in (CAPTIONERS.production[0], CAPTIONERS.embedded):
         (tmp_path / name).mkdir()
         (tmp_path / name / CAPTIONERS.manifest).write_text(json.dumps({"name": name, "version": "1", "licence": "Apache-2.0"}))
     (tmp_path / CAPTIONERS.embedded / "config.json").write_text("{}")
@@ -218,20 +218,20 @@ def test_the_production_captioner_is_the_default_where_it_was_downloaded(weights
     caplog.set_level(logging.INFO)
     monkeypatch.delenv("CAPTION_MODEL", raising=False)
     assert choose_captioner(weights).name == CAPTIONERS.embedded
-    (weights / CAPTIONERS.production / "config.json").write_text("{}")
-    assert choose_captioner(weights).name == CAPTIONERS.production
+    (weights / CAPTIONERS.production[0] / "config.json").write_text("{}")
+    assert choose_captioner(weights).name == CAPTIONERS.production[0]
     monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.embedded)
     assert choose_captioner(weights).name == CAPTIONERS.embedded
     assert [record.message for record in caplog.records] == [
         f"Captioner: {CAPTIONERS.embedded} 1 (default)",
-        f"Captioner: {CAPTIONERS.production} 1 (default)",
+        f"Captioner: {CAPTIONERS.production[0]} 1 (default)",
         f"Captioner: {CAPTIONERS.embedded} 1 (chosen by CAPTION_MODEL)",
     ]
 
 
 def test_what_is_no_captioner_or_not_here_is_refused_with_the_remedy(weights, monkeypatch):
-    monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.production)
-    with pytest.raises(ValueError, match=rf"^CAPTION_MODEL: .*script/download-weights {CAPTIONERS.production}"):
+    monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.production[0])
+    with pytest.raises(ValueError, match=rf"^CAPTION_MODEL: .*script/download-weights {CAPTIONERS.production[0]}"):
         choose_captioner(weights)
     monkeypatch.setenv("CAPTION_MODEL", "nowhere")
     with pytest.raises(ValueError, match=rf"^CAPTION_MODEL: nowhere has no captioner\.json.*{CAPTIONERS.embedded}"):
