@@ -16,9 +16,8 @@ from diffusers.utils import logging
 from finetuner.training.plan import GIB, QUANTISED, Sizes, StepSize, base_bytes, peak_bytes, token_count
 from script.trace_step import on_meta, prepared, trace
 
-# What transformer/config.json says in the repositories of Black Forest Labs: FLUX.1-dev's as diffusers publishes it with the
-# model, klein's as in diffusers' scripts/convert_flux2_to_diffusers.py and, for 9B, in flux2's src/flux2/model.py
-# (Klein9BParams). A distilled base has the shape of the one it was made from.
+# What transformer/config.json says of them. FLUX.1-dev's: black-forest-labs/FLUX.1-dev; klein's: diffusers'
+# scripts/convert_flux2_to_diffusers.py, which wrote them. A distilled base has the shape of the one it was made from.
 FLUX_DEV = {
     "_class_name": "FluxTransformer2DModel",
     "in_channels": 64,

@@ -11,7 +11,8 @@ from finetuner.training.dataset import Batch
 
 
 def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
-    texts = TextEmbeddings(batch.texts.embeds.to(dtype), batch.texts.pooled.to(dtype))
+    pooled = batch.texts.pooled
+    texts = TextEmbeddings(batch.texts.embeds.to(dtype), None if pooled is None else pooled.to(dtype))
     return Batch(batch.latents.to(dtype), batch.grid, texts)
 
 
@@ -68,7 +69,7 @@ def test_each_linear_has_the_effective_weight_to_rounding(transformer, dtype, ro
     for name, weight in wanted.items():
         linear = transformer.get_submodule(name)
         rows = x[..., : weight.shape[1]]
-        reference = rows.double() @ weight.T + linear.bias.double()
+        reference = rows.double() @ weight.T + (0 if linear.bias is None else linear.bias.double())
         assert (linear(rows).double() - reference).abs().max() < rounding * reference.abs().max()
 
 
