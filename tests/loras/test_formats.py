@@ -11,9 +11,10 @@ from benchmarks.adapters import random_adapter
 from finetuner.bases import flux1
 from finetuner.loras.files import save_lora
 from finetuner.loras.formats import fused_modules, read_foreign_lora, target_shapes, write_kohya
+from script.plan import FLUX_DEV
 from script.trace_step import on_meta
 
-DEV = {"num_layers": 1, "num_single_layers": 1}  # one block of each kind, at the widths of FLUX.1
+DEV = FLUX_DEV | {"num_layers": 1, "num_single_layers": 1}  # one block of each kind, at the widths of FLUX.1
 
 
 @pytest.fixture
