@@ -112,7 +112,9 @@ class Generator:
         """Compile the transformer's blocks, once for all sizes; the first picture is what does it."""
         log.info("Compiling the transformer's blocks, which takes minutes")
         self.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
-        size = native_size(1.0, self.base.sampling_side, self.base.size_multiple)
+        # Not a square: one of 1024 px is 4096 tokens, which a transformer 4096 wide (FLUX.2 klein 9B) does not tell from its
+        # width. Dynamo takes equal sizes for one and the same, and would compile again for the next picture of another shape.
+        size = native_size(3 / 2, self.base.sampling_side, self.base.size_multiple)
         sample_latents(
             self.pipeline,
             self.prompts.get(""),
