@@ -94,7 +94,8 @@ def finetune(request: FinetuneRequest) -> Finetune:
         with phases.phase("report"):
             save_lora(in_half(learned.weights), staged, base.family)
             save_captions(captioned, staged / "captions")
-            sheet = strength_sheet(base.load_pipeline_around(transformer), base, recipe, prompts, sheet_texts)
+            pipeline = base.load_pipeline_around(transformer)
+            sheet = strength_sheet(pipeline, base, recipe, prompts, sheet_texts, dataset.texts[:1])
             so_far = facts | phases.facts()
             write_report(staged, so_far, request, base, recipe, captioned, learned.history, sheet)
         seal(staged, facts | phases.facts())

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from finetuner.bases import Base, choose_base
 from finetuner.data import has_trigger_word
 from finetuner.phases import Seconds
-from finetuner.requests import DEFAULT_GUIDANCE, RANKS, ImageRequest
+from finetuner.requests import RANKS, ImageRequest
 from finetuner.serving import (
     FinetuneCache,
     PromptCache,
@@ -24,6 +24,7 @@ from finetuner.serving import (
     native_size,
     sample_latents,
     sampling_and_output_size,
+    steps_and_guidance,
     write_image,
 )
 from finetuner.store import Store, open_store
@@ -91,13 +92,14 @@ class Generator:
         if not has_trigger_word(request.prompt[:read], served.finetune.trigger_word):
             log.warning("The prompt lacks the trigger word %r, so the concept may not appear", served.finetune.trigger_word)
         size, output_size = sampling_and_output_size(request, self.base)
+        steps, guidance = steps_and_guidance(request, self.base)
         seed = random.randrange(2**32) if request.seed is None else request.seed
         log.info("Seed: %d", seed)
         with phases.phase("encode"):
             prompt_hit = request.prompt in self.prompts
-            texts = self.prompts.get(request.prompt)
+            texts, empty = self.prompts.get(request.prompt), self.prompts.empty
         with phases.phase("sampling"), self.slot.holding(served.adapter, request.finetune_strength):
-            latents = sample_latents(self.pipeline, texts, size, steps=request.steps, guidance=request.guidance, seed=seed)
+            latents = sample_latents(self.pipeline, texts, size, steps=steps, guidance=guidance, seed=seed, empty=empty)
             if not latents.isfinite().all():
                 raise FloatingPointError(
                     f"finetune_strength: at {request.finetune_strength:g} finetune {served.finetune.id} takes the base out of"
@@ -109,19 +111,33 @@ class Generator:
                 log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
                 # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
                 image = ImageOps.fit(image, output_size, Image.Resampling.LANCZOS)
-            path = write_image(image, folder, request.output_format, self._metadata(request, served, seed))
+            path = write_image(image, folder, request.output_format, self._metadata(request, served, seed, steps, guidance))
         return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit)
 
-    def _metadata(self, request: ImageRequest, served: ServedFinetune, seed: int) -> dict:
-        """Everything needed to make the image again. At strength 0 that is the base alone: any finetune gives these bytes."""
-        fields = asdict(request) | {"finetune_id": served.finetune.id, "seed": seed, "base": self.base.describe()}
+    def _metadata(self, request: ImageRequest, served: ServedFinetune, seed: int, steps: int, guidance: float | None) -> dict:
+        """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune gives these
+        bytes, and some bases take no guidance."""
+        made = {"finetune_id": served.finetune.id, "steps": steps, "guidance": guidance, "seed": seed}
+        fields = asdict(request) | made | {"base": self.base.describe()}
         if request.finetune_strength == 0:
             del fields["finetune_id"]
+        if guidance is None:
+            del fields["guidance"]
         return fields
 
     def _compile(self) -> None:
         """Compile the transformer's blocks, once for all sizes; the first picture is what does it."""
         log.info("Compiling the transformer's blocks, which takes minutes")
         self.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
-        size = native_size(1.0, self.base.sampling_side, self.base.size_multiple)
-        sample_latents(self.pipeline, self.prompts.get(""), size, steps=1, guidance=DEFAULT_GUIDANCE, seed=0)
+        # Not a square: one of 1024 px is 4096 tokens, which a transformer 4096 wide (FLUX.2 klein 9B) does not tell from its
+        # width. Dynamo takes equal sizes for one and the same, and would compile again for the next picture of another shape.
+        size = native_size(3 / 2, self.base.sampling_side, self.base.size_multiple)
+        sample_latents(
+            self.pipeline,
+            self.prompts.get(""),
+            size,
+            steps=1,
+            guidance=self.base.sampling_guidance,
+            seed=0,
+            empty=self.prompts.empty,
+        )

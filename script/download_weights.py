@@ -22,16 +22,23 @@ class Model:
     parts: tuple[str, ...]  # what is loaded here; the repositories hold the same weights again for other programs
 
 
-def flux(name: str, revision: str) -> Model:
-    folders = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae")
+FLUX_1 = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae")
+FLUX_2 = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+
+
+def flux(name: str, revision: str, folders: tuple[str, ...]) -> Model:
     index = "model_index.json"
     return Model(f"black-forest-labs/{name}", revision, index, (index, "LICENSE*", *(f"{folder}/*" for folder in folders)))
 
 
 MODELS = {
-    "FLUX.1-dev": flux("FLUX.1-dev", "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21"),
-    "FLUX.1-schnell": flux("FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9"),
-    "FLUX.1-Krea-dev": flux("FLUX.1-Krea-dev", "8162a9c7b05a641be098422bf2fcf335615c2f28"),
+    "FLUX.2-klein-base-4B": flux("FLUX.2-klein-base-4B", "a3b4f4849157f664bdbc776fd7453c2783562f4d", FLUX_2),
+    "FLUX.2-klein-4B": flux("FLUX.2-klein-4B", "e7b7dc27f91deacad38e78976d1f2b499d76a294", FLUX_2),
+    "FLUX.2-klein-base-9B": flux("FLUX.2-klein-base-9B", "32773329fbe7e81a90ef971740e8ba4b0364ecf3", FLUX_2),
+    "FLUX.2-klein-9B": flux("FLUX.2-klein-9B", "92196c8e11f7b6cf2b7493e037d8c5345c559216", FLUX_2),
+    "FLUX.1-dev": flux("FLUX.1-dev", "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21", FLUX_1),
+    "FLUX.1-schnell": flux("FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9", FLUX_1),
+    "FLUX.1-Krea-dev": flux("FLUX.1-Krea-dev", "8162a9c7b05a641be098422bf2fcf335615c2f28", FLUX_1),
     # The captioner. Not the program files that lie beside it: transformers has this model itself.
     "granite-vision-4.1-4b": Model(
         "ibm-granite/granite-vision-4.1-4b",
@@ -40,6 +47,8 @@ MODELS = {
         ("*.json", "*.safetensors", "*.jinja", "*.txt", "LICENSE*"),
     ),
 }
+
+DEFAULT = "FLUX.2-klein-base-4B"  # what a server and a training without BASE_MODEL run; it takes no token
 
 
 class DownloadError(Exception):
@@ -59,9 +68,10 @@ def parse(arguments: list[str] | None) -> str:
     parser = argparse.ArgumentParser(
         prog="script/download-weights",
         description="Download a FLUX base or the captioner into weights/. Run it again to resume.",
-        epilog="The bases are gated: accept the licence on the model's page, then set HF_TOKEN to a token of yours.",
+        epilog="The bases but FLUX.2 klein 4B are gated: accept the licence on the model's page, then set HF_TOKEN to a token"
+        " of yours.",
     )
-    parser.add_argument("model", nargs="?", default="FLUX.1-dev", choices=MODELS, help="default: FLUX.1-dev")
+    parser.add_argument("model", nargs="?", default=DEFAULT, choices=MODELS, help=f"default: {DEFAULT}")
     return parser.parse_args(arguments).model
 
 

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from unittest.mock import patch
 
+import diffusers
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -94,13 +94,17 @@ class FusedNorm(torch.autograd.Function):
         return torch.empty_like(ctx.saved_tensors[0])
 
 
-def on_meta(config: Mapping) -> FluxTransformer2DModel:
-    """A transformer on the meta device: every shape and no weight."""
+def on_meta(config: Mapping) -> nn.Module:
+    """A transformer on the meta device: every shape and no weight.
+
+    Args:
+        config: what its ``config.json`` says; its class by the name of ``_class_name``.
+    """
     with torch.device("meta"):
-        return FluxTransformer2DModel.from_config(config)
+        return getattr(diffusers, config["_class_name"]).from_config(config)
 
 
-def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype) -> FluxTransformer2DModel:
+def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype) -> nn.Module:
     """A transformer on the meta device, with what a fine-tune trains in it. (peft cannot swap fake parameters.)"""
     transformer = on_meta(config).to(dtype).requires_grad_(False).eval()
     with torch.device("meta"):
@@ -111,7 +115,7 @@ def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype)
     return transformer
 
 
-def optimizer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackwardOptimizer:
+def optimizer_of(transformer: nn.Module) -> LoraOptimizer | InBackwardOptimizer:
     """The optimizer for what is trainable. No number of the recipe changes a tensor's size."""
     found = deltas(transformer)
     recipe = Recipe(
@@ -137,7 +141,7 @@ def optimizer_of(transformer: FluxTransformer2DModel) -> LoraOptimizer | InBackw
 
 
 def trace(
-    transformer: FluxTransformer2DModel,
+    transformer: nn.Module,
     tokens: int,
     text_tokens: int,
     batch_size: int,
@@ -167,17 +171,18 @@ def trace(
     return Step(meter.peak_bytes, meter.flop)
 
 
-def _make_fake(transformer: FluxTransformer2DModel) -> None:
+def _make_fake(transformer: nn.Module) -> None:
     for module in transformer.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fake = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), parameter.requires_grad)
             setattr(module, name, fake)
 
 
-def _batch(transformer: FluxTransformer2DModel, tokens: int, text_tokens: int, batch_size: int) -> Batch:
+def _batch(transformer: nn.Module, tokens: int, text_tokens: int, batch_size: int) -> Batch:
     config, dtype = transformer.config, transformer.x_embedder.weight.dtype
+    pooled = config.get("pooled_projection_dim")  # of the whole prompt, which not every family has
     texts = TextEmbeddings(
         torch.empty(batch_size, text_tokens, config.joint_attention_dim, dtype=dtype),
-        torch.empty(batch_size, config.pooled_projection_dim, dtype=dtype),
+        torch.empty(batch_size, pooled, dtype=dtype) if pooled else None,
     )
     return Batch(torch.empty(batch_size, tokens, config.in_channels), grid=(1, tokens), texts=texts)

@@ -1,4 +1,4 @@
-"""A tiny FLUX of random weights for what needs no learned base, and the embedded base for what does."""
+"""A tiny transformer of each family, of random weights, for what needs no learned base; the embedded base for what does."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import klein
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from torch import nn
 
 from finetuner import finetune
-from finetuner.bases import Base, LatentStatistics, TextEmbeddings, choose_base, flux1
+from finetuner.bases import Base, Family, LatentStatistics, TextEmbeddings, choose_base, flux1, flux2
 from finetuner.store import FolderStore
 from finetuner.training.dataset import Batch, Bucket, Dataset
 
@@ -35,9 +37,17 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> None:
     tempfile.tempdir = os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
 
 
+@pytest.fixture(params=[flux1, flux2], ids=["flux1", "flux2"])
+def family(request) -> Family:
+    """Whatever takes a transformer, a dataset or a batch is tested with one of each family."""
+    return request.param
+
+
 @pytest.fixture
-def transformer() -> FluxTransformer2DModel:
+def transformer(family) -> nn.Module:
     """1 double and 1 single block, 32 wide; random weights, the same every time."""
+    if family is flux2:
+        return klein.transformer()
     torch.manual_seed(0)
     model = FluxTransformer2DModel(
         in_channels=16,
@@ -59,17 +69,18 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 
 @pytest.fixture
-def dataset() -> Dataset:
+def dataset(family) -> Dataset:
     """Six images in two buckets, three captions after the empty one."""
     generator = torch.Generator().manual_seed(1)
 
     def bucket(count: int, height: int, width: int) -> Bucket:
         moments = torch.randn(count, 8, height, width, generator=generator)
-        moments[:, 4:] = -4.0  # log variance
-        return Bucket(moments, torch.arange(count) % 3 + 1)
+        moments[:, 4:] = -4.0  # log variance, which only FLUX.1 keeps
+        return Bucket(moments if family is flux1 else moments[:, :4], torch.arange(count) % 3 + 1)
 
-    texts = TextEmbeddings(torch.randn(4, 5, 24, generator=generator), torch.randn(4, 24, generator=generator))
-    return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, flux1, LatentStatistics(0.0, 1.0))
+    embeds, pooled = torch.randn(4, 5, 24, generator=generator), torch.randn(4, 24, generator=generator)
+    texts = TextEmbeddings(embeds, pooled if family is flux1 else None)
+    return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, family, LatentStatistics(0.0, 1.0))
 
 
 @pytest.fixture
@@ -101,3 +112,15 @@ def full_disk(tmp_path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def base() -> Base:
     return choose_base()
+
+
+@pytest.fixture(scope="session")
+def klein_base(tmp_path_factory) -> Base:
+    """A whole FLUX.2 klein that has learned nothing."""
+    return klein.write_base(tmp_path_factory.mktemp("bases") / "tiny-klein-base")
+
+
+@pytest.fixture(scope="session")
+def klein_twin(klein_base) -> Base:
+    """Its distilled twin, which draws with its finetunes."""
+    return klein.write_twin(klein_base, klein_base.folder.parent / "tiny-klein")

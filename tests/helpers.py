@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
+from torch import nn
 
 from finetuner.bases import Base
 from finetuner.loras import save_lora
@@ -53,22 +53,22 @@ def make_archive(path: Path, files: dict[str, Image.Image | str]) -> Path:
 
 
 @torch.no_grad()
-def velocity(transformer: FluxTransformer2DModel, batch: Batch) -> torch.Tensor:
+def velocity(transformer: nn.Module, batch: Batch) -> torch.Tensor:
     """Of a batch of two, at a low and a high noise level."""
     return predict_velocity(transformer, batch.latents, torch.tensor([0.3, 0.8]), batch, guidance=1.0)
 
 
 def plain_picture(base: Base, prompt: str, steps: int, seed: int, lora: Path | None = None) -> Image.Image:
-    """What FluxPipeline alone makes of a request at the default guidance. ``lora``: a file, or a finetune's folder."""
-    pipeline = FluxPipeline.from_pretrained(base.folder, dtype=torch.float32)
+    """What diffusers alone makes of a request at the default guidance. ``lora``: a file, or a finetune's folder."""
+    pipeline = base.family.PIPELINE.from_pretrained(base.folder, dtype=torch.float32)
     if lora:
         pipeline.load_lora_weights(lora)
     return pipeline(
-        prompt,
+        prompt=prompt,
         width=base.sampling_side,
         height=base.sampling_side,
         num_inference_steps=steps,
-        guidance_scale=3.0,
+        guidance_scale=base.guidance_scale,
         max_sequence_length=base.max_sequence_length,
         generator=torch.Generator().manual_seed(seed),
     ).images[0]

@@ -80,7 +80,7 @@ def test_what_an_import_cuts_or_leaves_out_takes_an_option_and_is_said(store, ba
     assert "in.safetensors" in run("show", finetune_id)
 
 
-def test_the_result_of_a_job_is_published_and_its_folder_goes(store, tmp_path, monkeypatch):
+def test_the_result_of_a_job_is_published_and_only_its_record_stays(store, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "JOBS", tmp_path / "jobs")
     made = seal(files_of_a_finetune(tmp_path / "jobs" / "abc" / "result"), manifest_of())
     for other in ("nothing", "../jobs/abc"):
@@ -88,7 +88,7 @@ def test_the_result_of_a_job_is_published_and_its_folder_goes(store, tmp_path, m
             run("publish", other)
     assert run("publish", "abc").strip() == made["id"]
     assert store.fetch(made["id"]).trigger_word == "TOK"
-    assert not list((tmp_path / "jobs").iterdir())
+    assert {path.name for path in (tmp_path / "jobs" / "abc").iterdir()} == {"lock", "published.json"}
 
 
 def test_what_lists_imports_no_torch_and_an_error_is_one_sentence(store):

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelInfo
 
+from finetuner.bases.base import BASES
 from script import download_weights
 
+CONFIGURED = sorted(download_weights.MODELS.keys() - {"granite-vision-4.1-4b"})
 PROJECT = Path(__file__).parent.parent
 BASE = "FLUX.1-dev"
 REPOSITORY = download_weights.MODELS[BASE].repository
@@ -118,23 +120,38 @@ def files_under(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_flux_dev_is_the_default_base():
-    assert download_weights.parse([]) == "FLUX.1-dev"
+def test_the_default_is_the_base_that_is_used_where_none_is_named():
+    assert download_weights.parse([]) == BASES.production[0] == "FLUX.2-klein-base-4B"
     assert download_weights.parse(["FLUX.1-Krea-dev"]) == "FLUX.1-Krea-dev"
 
 
 def test_an_unknown_base_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit) as exit:
-        download_weights.parse(["FLUX.2"])
+        download_weights.parse(["FLUX.3"])
     assert exit.value.code == 2
     message = capsys.readouterr().err
-    assert "'FLUX.2'" in message
-    assert all(base in message for base in ("FLUX.1-dev", "FLUX.1-schnell", "FLUX.1-Krea-dev"))
+    assert "'FLUX.3'" in message
+    assert all(base in message for base in CONFIGURED)
 
 
 @pytest.mark.parametrize("model", download_weights.MODELS.values(), ids=download_weights.MODELS)
 def test_revisions_are_commits(model):
     assert len(bytes.fromhex(model.revision)) == 20
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_a_base_comes_from_where_its_manifest_says_at_its_version(name):
+    manifest = json.loads((PROJECT / "weights" / name / "base.json").read_text())
+    assert manifest["source"] == download_weights.MODELS[name].repository
+    assert download_weights.MODELS[name].revision.startswith(manifest["version"])
+
+
+def test_of_klein_all_that_its_pipeline_loads_is_downloaded_and_not_the_same_weights_in_one_file():
+    model = download_weights.MODELS["FLUX.2-klein-base-4B"]
+    loaded = ["model_index.json", "tokenizer/chat_template.jinja", "text_encoder/model-00001-of-00002.safetensors"]
+    names = [*loaded, "LICENSE.md", "flux-2-klein-base-4b.safetensors", "README.md"]
+    info = ModelInfo(id=model.repository, siblings=[{"rfilename": name, "size": 1} for name in names])
+    assert set(download_weights.listed_sizes(model, info)) == {*loaded, "LICENSE.md"}
 
 
 def test_of_the_captioner_all_is_downloaded_but_programs():

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from finetuner.bases.families import FAMILIES
+
 PROJECT = Path(__file__).parent.parent
 LIBRARY = PROJECT / "finetuner"
 
@@ -77,5 +79,6 @@ def test_a_wings_first_page_says_what_it_is(wing):
 
 
 def test_only_the_bases_name_a_family():
-    named = [path for path in MODULES if "FluxPipeline" in path.read_text() or "FluxTransformer2DModel" in path.read_text()]
+    classes = [kind.__name__ for family in FAMILIES for kind in (family.PIPELINE, family.TRANSFORMER, family.VAE)]
+    named = [path for path in MODULES if any(name in path.read_text() for name in classes)]
     assert named and {room(path) for path in named} == {"bases"}

@@ -16,9 +16,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetuner.bases.device import device, weight_dtype
 from finetuner.bases.families import Family, family_named
+from finetuner.bases.family import Guidance
 from finetuner.bases.model_folder import ModelFolder, ModelKind, loaded_files
 from finetuner.bases.quantise import PRECISIONS, quantise
 from finetuner.paths import WEIGHTS
+from finetuner.requests import DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,9 @@ BASES = ModelKind(
     variable="BASE_MODEL",
     manifest="base.json",
     downloaded_last=INDEX,
-    production="FLUX.1-dev",
+    # No one chose the default, so it must not bind anyone: FLUX.2-klein-base-4B is Apache-2.0 and trains on a card of 12 GB,
+    # FLUX.1-dev is for non-commercial use and takes twice that.
+    production=("FLUX.2-klein-base-4B", "FLUX.1-dev"),
     embedded="flux-emoji",
 )
 
@@ -42,6 +46,8 @@ class Base(ModelFolder):
     serves_finetunes_of: tuple[str, ...]  # names of other bases whose finetunes it draws with, too
     resolutions: dict[str, tuple[int, ...]]  # by priority: sides of the square areas trained on, in pixels
     sampling_side: int  # side of the square area that images are made at, in pixels
+    sampling_steps: int  # what a request that leaves its steps at the documented default gets
+    guidance_scale: float  # likewise, where the base takes guidance at all
     largest_side: int  # side of the largest square area that the base makes well, in pixels
     max_sequence_length: int  # tokens of a text: FLUX has no text mask, so training and use must pad alike
     training_guidance: float
@@ -58,6 +64,7 @@ class Base(ModelFolder):
             ValueError: there is no base in the folder, its weights were not downloaded, or its family is not known.
         """
         fields = BASES.read_manifest(folder)
+        sampling = fields["sampling"]
         base = cls(
             folder=folder,
             name=fields["name"],
@@ -67,8 +74,10 @@ class Base(ModelFolder):
             refusal=None if fields["trains"] is True else fields["trains"],
             serves_finetunes_of=tuple(fields["serves_finetunes_of"]),
             resolutions={priority: tuple(sides) for priority, sides in fields["resolutions"].items()},
-            sampling_side=fields["sampling"]["side"],
-            largest_side=fields["sampling"]["largest_side"],
+            sampling_side=sampling["side"],
+            sampling_steps=sampling.get("steps", DEFAULT_SAMPLING_STEPS),
+            guidance_scale=float(sampling.get("guidance", DEFAULT_GUIDANCE)),
+            largest_side=sampling["largest_side"],
             max_sequence_length=fields["max_sequence_length"],
             training_guidance=fields["training_guidance"],
             learning_rate_scale=fields["learning_rate_scale"],
@@ -86,6 +95,19 @@ class Base(ModelFolder):
     @cached_property
     def model_index(self) -> dict:
         return json.loads((self.folder / INDEX).read_text())
+
+    @cached_property
+    def transformer_config(self) -> dict:
+        return json.loads((self.folder / "transformer" / "config.json").read_text())
+
+    @property
+    def guidance(self) -> Guidance:
+        return self.family.guidance_of(self.model_index, self.transformer_config)
+
+    @property
+    def sampling_guidance(self) -> float | None:
+        """What a request that leaves its guidance at the documented default gets; None where the base takes none."""
+        return None if self.guidance == "none" else self.guidance_scale
 
     def loaded_files(self) -> Iterable[Path]:
         """What ``model_index.json`` names, and no more."""
@@ -144,9 +166,8 @@ class Base(ModelFolder):
 
     def meta_transformer(self) -> nn.Module:
         """The transformer on the meta device: every shape and no weight, in a tenth of a second."""
-        config = json.loads((self.folder / "transformer" / "config.json").read_text())
         with torch.device("meta"):
-            return self.family.TRANSFORMER.from_config(config)
+            return self.family.TRANSFORMER.from_config(self.transformer_config)
 
     def load_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler")
@@ -162,14 +183,15 @@ class Base(ModelFolder):
     def load_pipeline_around(self, transformer: nn.Module) -> DiffusionPipeline:
         """A pipeline for sampling with a transformer that is there already; prompts come to it as embeddings."""
         parts = {"scheduler": self.load_scheduler(), "vae": self.load_vae(), "transformer": transformer}
-        pipeline = self.family.PIPELINE(**parts, **dict.fromkeys(self.family.TEXT_PARTS))
+        facts = {name: value for name, value in self.model_index.items() if name[0] != "_" and not isinstance(value, list)}
+        pipeline = self.family.PIPELINE(**parts, **dict.fromkeys(self.family.TEXT_PARTS), **facts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
 
 def choose_base(weights: Path = WEIGHTS) -> Base:
-    """The base that ``BASE_MODEL`` names (a folder under ``weights/``, or a path); without it, FLUX.1-dev where it was
-    downloaded, else the embedded base. The log says which.
+    """The base that ``BASE_MODEL`` names (a folder under ``weights/``, or a path); without it, FLUX.2-klein-base-4B where it
+    was downloaded, else FLUX.1-dev where that was, else the embedded base. The log says which.
 
     Raises:
         ValueError: ``BASE_MODEL`` names no base, or one that was not downloaded.

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from finetuner.bases import flux1
+from finetuner.bases import flux1, flux2
 from finetuner.bases.family import Family
 
-FAMILIES: tuple[Family, ...] = (flux1,)
+FAMILIES: tuple[Family, ...] = (flux1, flux2)
 
 
 def family_named(pipeline_class: str) -> Family:

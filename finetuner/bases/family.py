@@ -6,7 +6,7 @@ A family is a module that has every name of `Family`. Nothing outside `finetuner
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
@@ -16,6 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 Size = tuple[int, int]  # width, height in pixels
 Grid = tuple[int, int]  # height, width in tokens
+
+# How a base follows its prompt more closely: by an input of its transformer; by a second forward on the empty prompt, which it
+# is led away from (classifier-free guidance, Ho & Salimans 2022); or not at all, since it was distilled to do so already.
+Guidance = Literal["embedded", "cfg", "none"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,10 @@ class Family(Protocol):
     KOHYA_BLOCKS: dict[str, KohyaBlocks]  # by kind: "double", "single"
     KOHYA_OUTSIDE: dict[str, str]  # what lies outside of the blocks, theirs -> ours
     KOHYA_METADATA: dict[str, str]  # by which other tools tell a LoRA of this family; the same in each of its files
+    HUB_TAG: str  # what the Hugging Face Hub's model cards call the family
+
+    def guidance_of(self, model_index: dict, transformer_config: dict) -> Guidance:
+        """How a base is guided, by its ``model_index.json`` and its transformer's ``config.json``."""
 
     def characters_read(self, tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> int:
         """How many characters of ``text`` fit into so many tokens."""
@@ -116,9 +124,22 @@ class Family(Protocol):
         """The transformer's velocity at ``noisy`` [B, tokens, channels], at noise levels ``sigmas`` [B]; in its own dtype."""
 
     def sample_latents(
-        self, pipeline: DiffusionPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seeds: list[int]
+        self,
+        pipeline: DiffusionPipeline,
+        texts: TextEmbeddings,
+        size: Size,
+        *,
+        steps: int,
+        guidance: float | None,
+        seeds: list[int],
+        empty: TextEmbeddings | None,
     ) -> torch.Tensor:
-        """The latents of an image of each text, from the noise of its seed, in the form that `decode_latents` takes."""
+        """The latents of an image of each text, from the noise of its seed, in the form that `decode_latents` takes.
+
+        Args:
+            guidance: None where the base takes none.
+            empty: of the empty prompt, one; a base of guidance "cfg" needs it.
+        """
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor, size: Size) -> list[Image.Image]:
         """The images of latents."""

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from finetuner.bases.family import BlockMemory, Grid, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
+from finetuner.bases.family import BlockMemory, Grid, Guidance, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
 
 NAME = "FLUX.1"
 PIPELINE = FluxPipeline
@@ -26,6 +26,7 @@ MEMORY = BlockMemory(
     passing={"lora": {2: 30, 4: 40}, "full": {2: 13, 4: 27}},
 )
 
+HUB_TAG = "flux"
 KOHYA_BLOCKS = {
     "double": KohyaBlocks(
         "transformer_blocks",
@@ -79,6 +80,11 @@ KOHYA_METADATA = {  # as sd-scripts writes it (library/sai_model_spec.py, flux_t
     "ss_base_model_version": "flux1",
     "ss_network_module": "networks.lora_flux",
 }
+
+
+def guidance_of(model_index: dict, transformer_config: dict) -> Guidance:
+    """Only dev and its like have the input; schnell, distilled to 4 steps, lacks it."""
+    return "embedded" if transformer_config.get("guidance_embeds") else "none"
 
 
 def characters_read(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> int:
@@ -136,7 +142,14 @@ def velocity(
 
 
 def sample_latents(
-    pipeline: FluxPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seeds: list[int]
+    pipeline: FluxPipeline,
+    texts: TextEmbeddings,
+    size: Size,
+    *,
+    steps: int,
+    guidance: float | None,
+    seeds: list[int],
+    empty: TextEmbeddings | None,
 ) -> torch.Tensor:
     """Packed latents [N, tokens, 4 * channels]. The noise is drawn on the CPU: a seed means the same picture everywhere."""
     return pipeline(
@@ -145,7 +158,7 @@ def sample_latents(
         width=size[0],
         height=size[1],
         num_inference_steps=steps,
-        guidance_scale=guidance,
+        guidance_scale=guidance or 0.0,  # reaches the transformer only where that has an input for it
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         output_type="latent",
     ).images

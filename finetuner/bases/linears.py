@@ -10,7 +10,8 @@ BLOCKS = ("transformer_blocks.", "single_transformer_blocks.")  # double and sin
 
 
 def block_linears(transformer: nn.Module) -> dict[str, nn.Linear]:
-    """The linears inside the double and single blocks, modulation included, by their full names (494 in FLUX.1)."""
+    """The linears inside the double and single blocks, modulation included where it is theirs, by their full names (494 in
+    FLUX.1)."""
     return {
         name: module
         for name, module in transformer.named_modules()
@@ -19,7 +20,8 @@ def block_linears(transformer: nn.Module) -> dict[str, nn.Linear]:
 
 
 def target_names(transformer: nn.Module) -> list[str]:
-    """Full names of the linears inside the double and single blocks, modulation left out (418 in FLUX.1).
+    """Full names of the linears inside the double and single blocks, modulation left out (418 in FLUX.1,
+    100 in FLUX.2 klein 4B, whose modulation lies outside them).
 
     Modulation acts on every token alike: trained on a few images, it moves every picture's colours. With it, or with attention
     alone, a finetune of flux-emoji comes out alike (benchmarks/RESULTS.md). Full names, since peft's suffix match on

@@ -46,7 +46,7 @@ class ModelKind:
     variable: str  # of the environment: names a folder of ``weights/``, or a path
     manifest: str
     downloaded_last: str  # without this file the weights are not there, or not all of them
-    production: str  # the default where it was downloaded
+    production: tuple[str, ...]  # the first of these that was downloaded is the default
     embedded: str  # the default elsewhere
 
     def choose(self, weights: Path) -> tuple[Path, str]:
@@ -54,7 +54,8 @@ class ModelKind:
         if name := os.environ.get(self.variable):
             folder = weights / name if (weights / name).is_dir() else Path(name)
             return folder, f"chosen by {self.variable}"
-        return weights / (self.production if self.is_downloaded(weights / self.production) else self.embedded), "default"
+        downloaded = (weights / name for name in self.production if self.is_downloaded(weights / name))
+        return next(downloaded, weights / self.embedded), "default"
 
     def is_chosen(self) -> bool:
         """Whether the environment names one."""

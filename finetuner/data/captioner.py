@@ -23,7 +23,7 @@ CAPTIONERS = ModelKind(
     variable="CAPTION_MODEL",
     manifest="captioner.json",
     downloaded_last="config.json",  # script/download-weights fetches it last
-    production="granite-vision-4.1-4b",
+    production=("granite-vision-4.1-4b",),
     embedded="emoji-captioner",
 )
 
@@ -160,7 +160,7 @@ def choose_captioner(base: Base, weights: Path = WEIGHTS) -> Captioner:
         if not CAPTIONERS.is_chosen():
             raise ValueError(
                 f"captioning: {base.name} is for {base.pictures}, and the captioner here, {captioner.name}, knows"
-                f" {' and '.join(captioner.pictures)} alone. Run script/download-weights {CAPTIONERS.production}; or put a"
+                f" {' and '.join(captioner.pictures)} alone. Run script/download-weights {CAPTIONERS.production[0]}; or put a"
                 " caption for every image into the archive, as a .txt file beside it; or send captioning-disabled, to train on"
                 f" the trigger word alone. To use {captioner.name} all the same, set CAPTION_MODEL={captioner.name}."
             )

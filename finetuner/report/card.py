@@ -55,7 +55,7 @@ def front_matter(summary: Summary, base: Base, prompts: list[str], gallery: list
         base_model_relation="adapter",
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["text-to-image", "flux", "lora", "diffusers", "template:diffusion-lora"],
+        tags=["text-to-image", base.family.HUB_TAG, "lora", "diffusers", "template:diffusion-lora"],
         instance_prompt=summary.trigger_word,
         widget=[{"text": prompt, "output": {"url": path}} for prompt, path in zip(prompts, gallery, strict=True)],
     )

@@ -12,7 +12,7 @@ from finetuner.report.curve import draw_loss_curve, learning_rates
 from finetuner.report.page import SHOWN, render_page
 from finetuner.report.sheet import SAMPLING_STEPS, SEED, STRENGTHS, Sheet, contact_sheet
 from finetuner.report.summary import summarise
-from finetuner.requests import DEFAULT_GUIDANCE, FinetuneRequest
+from finetuner.requests import FinetuneRequest
 from finetuner.training import History, Recipe
 
 FOLDER = "report"
@@ -41,7 +41,7 @@ def write_report(
     sheet.picture().save(folder / "strengths.png")
     contact_sheet([example.image for example in examples[:SHOWN]]).save(folder / "training.png")
     names = save_pictures(sheet, folder / "sheet")
-    made = {"size": sheet.size, "steps": SAMPLING_STEPS, "guidance": DEFAULT_GUIDANCE, "seed": SEED}
+    made = {"size": sheet.size, "steps": SAMPLING_STEPS, "guidance": base.guidance_scale, "seed": SEED}
     write_json(folder / "sheet.json", {"prompts": sheet.prompts, "strengths": STRENGTHS, "pictures": names, **made})
     write_json(folder / "history.json", {**history.series(), "learning_rates": learning_rates(recipe)})
 

@@ -9,16 +9,17 @@ from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 from finetuner.bases import Base, Size, TextEmbeddings
-from finetuner.requests import DEFAULT_GUIDANCE, FinetuneRequest
+from finetuner.requests import FinetuneRequest
 from finetuner.serving import decode_latents, native_size, sample_latents
 from finetuner.training import Recipe, set_strength
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 # A sheet may take a twentieth of the job. A LoRA step of FLUX.1-dev costs 45 TFLOP an image at 512 px, a forward 20, so that
 # 150 steps of 4 images cost 1,350 forwards; a prompt at 4 strengths in 8 steps each costs 32 of them, 2.4 % (1.2 % of a full
-# training). Both grow alike with the area, so that pictures of the smallest area trained on keep the share. The whole report
-# takes up to 4.6 % of a job on flux-emoji (benchmarks/RESULTS.md), where steps are cheap beside it. At 1024 px a forward takes
-# 0.23 s on an H100 (28 of them: 6.57 s, published), and a fifth more with the LoRA: three prompts take 27 s.
+# training; twice that where guidance is a second forward). Both grow alike with the area, so that pictures of the smallest
+# area trained on keep the share. The whole report takes up to 4.6 % of a job on flux-emoji (benchmarks/RESULTS.md), where
+# steps are cheap beside it. At 1024 px a forward takes 0.23 s on an H100 (28 of them: 6.57 s, published), and a fifth more
+# with the LoRA: three prompts take 27 s.
 SAMPLING_STEPS = 8  # the finetuned pictures look as they do in 20
 STEPS_A_PROMPT = 150  # of training
 SEED = 0
@@ -51,16 +52,29 @@ def sheet_prompts(request: FinetuneRequest) -> list[str]:
 
 
 @torch.no_grad()
-def strength_sheet(pipeline: DiffusionPipeline, base: Base, recipe: Recipe, prompts: list[str], texts: TextEmbeddings) -> Sheet:
-    """Draw it. ``texts``: the embeddings of ``prompts``, in order."""
+def strength_sheet(
+    pipeline: DiffusionPipeline,
+    base: Base,
+    recipe: Recipe,
+    prompts: list[str],
+    texts: TextEmbeddings,
+    empty: TextEmbeddings,
+) -> Sheet:
+    """Draw it.
+
+    Args:
+        texts: the embeddings of ``prompts``, in order.
+        empty: that of the empty prompt.
+    """
     side = min(base.sampling_side, *recipe.resolutions)
     size = native_size(1.0, side, base.size_multiple)
-    texts = texts.to(pipeline.device)
+    texts, empty = texts.to(pipeline.device), empty.to(pipeline.device)
+    guidance = base.sampling_guidance
     pipeline.vae.enable_slicing()  # decoding all of a batch at once would need more memory than training did
     columns = []
     for strength in STRENGTHS:
         set_strength(pipeline.transformer, strength)
-        latents = sample_latents(pipeline, texts, size, steps=SAMPLING_STEPS, guidance=DEFAULT_GUIDANCE, seed=SEED)
+        latents = sample_latents(pipeline, texts, size, steps=SAMPLING_STEPS, guidance=guidance, seed=SEED, empty=empty)
         columns.append(decode_latents(pipeline, latents, size))
     return Sheet(prompts, [list(row) for row in zip(*columns, strict=True)])
 

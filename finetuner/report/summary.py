@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from finetuner.bases import Base
 from finetuner.report.sheet import SAMPLING_STEPS, SEED, Sheet
 from finetuner.report.usage import Call, usage_examples
-from finetuner.requests import DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS, FinetuneRequest
+from finetuner.requests import FinetuneRequest
 from finetuner.training import Recipe
 
 LEARNED = {
@@ -41,7 +41,7 @@ def summarise(manifest: dict, request: FinetuneRequest, base: Base, recipe: Reci
         strength="Begin with finetune_strength 1, what it was trained at, and go by the pictures: up to 1.5 where the concept"
         " is too weak, down towards 0.5 where it overpowers the prompt. 0 is the base alone, bit for bit.",
         sheet=f"One prompt a row, one strength a column, all from seed {SEED}: {sheet.size[0]} x {sheet.size[1]} pixels,"
-        f" {SAMPLING_STEPS} steps, guidance {DEFAULT_GUIDANCE:g}. Predictions take {DEFAULT_SAMPLING_STEPS} steps, and are"
+        f" {SAMPLING_STEPS} steps, guidance {base.guidance_scale:g}. Predictions take {base.sampling_steps} steps, and are"
         " finer.",
         recipe=_sentences(manifest["images"], base, recipe),
         numbers=_flat(manifest["recipe"]),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from finetuner.bases import Base, Size
 from finetuner.loras import WEIGHTS_NAME
-from finetuner.requests import DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS
 
 FINETUNE_ID, FINETUNE_FOLDER = "FINETUNE_ID", "FINETUNE_FOLDER"  # not known yet: a finetune gets its id when all of it is there
 
@@ -51,8 +50,8 @@ image = pipeline(
     prompt={_string(prompt)},
     width={size[0]},
     height={size[1]},
-    guidance_scale={DEFAULT_GUIDANCE},
-    num_inference_steps={DEFAULT_SAMPLING_STEPS},
+    guidance_scale={base.guidance_scale},
+    num_inference_steps={base.sampling_steps},
     max_sequence_length={base.max_sequence_length},
     generator=torch.Generator("cpu").manual_seed(0),
 ).images[0]

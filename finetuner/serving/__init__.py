@@ -6,7 +6,13 @@ base's transformer; finetunes are copied in and out of it, never merged. Begin w
 
 from finetuner.serving.caches import FinetuneCache, PromptCache, ServedFinetune
 from finetuner.serving.image_file import write_image
-from finetuner.serving.sampling import decode_latents, native_size, sample_latents, sampling_and_output_size
+from finetuner.serving.sampling import (
+    decode_latents,
+    native_size,
+    sample_latents,
+    sampling_and_output_size,
+    steps_and_guidance,
+)
 from finetuner.serving.settings import adapter_cache_bytes, compile_wanted
 from finetuner.serving.slot import PackedAdapter, Slot
 
@@ -22,5 +28,6 @@ __all__ = [
     "native_size",
     "sample_latents",
     "sampling_and_output_size",
+    "steps_and_guidance",
     "write_image",
 ]

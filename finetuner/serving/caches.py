@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from cachetools import LRUCache
 from diffusers import DiffusionPipeline
@@ -12,7 +13,7 @@ from finetuner.loras import WEIGHTS_NAME, load_lora
 from finetuner.serving.slot import PackedAdapter, Slot
 from finetuner.store import Finetune, Store, checked_id
 
-PROMPT_CACHE_BYTES = 2**27  # on the device; thirty prompts of FLUX.1-dev (4 MiB each)
+PROMPT_CACHE_BYTES = 2**27  # on the device; thirty prompts of FLUX.1-dev (4 MiB each), or 16 of FLUX.2 klein 4B
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,17 @@ class PromptCache:
         """Of one prompt, from memory or else from the text encoders."""
         texts = self.texts.get(prompt)
         if texts is None:
-            texts = self.base.family.encode_texts(self.pipeline, [prompt], self.base.max_sequence_length)
+            texts = self._encode(prompt)
             _remember(self.texts, prompt, texts)
         return texts
+
+    @cached_property
+    def empty(self) -> TextEmbeddings | None:
+        """Of the empty prompt, encoded once for good, where the base's guidance leads away from it."""
+        return self._encode("") if self.base.guidance == "cfg" else None
+
+    def _encode(self, prompt: str) -> TextEmbeddings:
+        return self.base.family.encode_texts(self.pipeline, [prompt], self.base.max_sequence_length)
 
 
 def _remember(cache: LRUCache, key: str, value) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
@@ -9,7 +10,9 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from finetuner.bases import Base, Size, TextEmbeddings, family_of
-from finetuner.requests import ASPECT_RATIOS, CUSTOM, ImageRequest
+from finetuner.requests import ASPECT_RATIOS, CUSTOM, DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS, ImageRequest
+
+log = logging.getLogger(__name__)
 
 CUSTOM_MULTIPLE = 32  # documented: width and height are rounded to it
 
@@ -33,12 +36,43 @@ def sampling_and_output_size(request: ImageRequest, base: Base) -> tuple[Size, S
     return native_size(width / height, side, base.size_multiple), (width, height)
 
 
+def steps_and_guidance(request: ImageRequest, base: Base) -> tuple[int, float | None]:
+    """What a request comes to on this base; the guidance is None where the base takes none.
+
+    The documented defaults stand for the base's own. A request that sends their very numbers looks the same as one that leaves
+    them out, so that the log says what became of them.
+    """
+    steps, guidance = request.steps, request.guidance if base.guidance != "none" else None
+    if steps == DEFAULT_SAMPLING_STEPS != base.sampling_steps:
+        steps = base.sampling_steps
+        log.info("steps: %d, the documented default, stands for %d on %s", DEFAULT_SAMPLING_STEPS, steps, base.name)
+    if guidance == DEFAULT_GUIDANCE != base.sampling_guidance:
+        guidance = base.sampling_guidance
+        log.info("guidance: %g, the documented default, stands for %g on %s", DEFAULT_GUIDANCE, guidance, base.name)
+    if guidance is None and request.guidance != DEFAULT_GUIDANCE:
+        log.warning("guidance: %g changes nothing, since %s takes none", request.guidance, base.name)
+    return steps, guidance
+
+
 def sample_latents(
-    pipeline: DiffusionPipeline, texts: TextEmbeddings, size: Size, *, steps: int, guidance: float, seed: int
+    pipeline: DiffusionPipeline,
+    texts: TextEmbeddings,
+    size: Size,
+    *,
+    steps: int,
+    guidance: float | None,
+    seed: int,
+    empty: TextEmbeddings | None = None,
 ) -> torch.Tensor:
-    """The latents of an image of each text, each from the noise of ``seed``."""
-    seeds = [seed] * len(texts)
-    return family_of(pipeline.transformer).sample_latents(pipeline, texts, size, steps=steps, guidance=guidance, seeds=seeds)
+    """The latents of an image of each text, each from the noise of ``seed``.
+
+    Args:
+        guidance: None where the base takes none.
+        empty: of the empty prompt; needed where guidance is a second forward on it.
+    """
+    return family_of(pipeline.transformer).sample_latents(
+        pipeline, texts, size, steps=steps, guidance=guidance, seeds=[seed] * len(texts), empty=empty
+    )
 
 
 def decode_latents(pipeline: DiffusionPipeline, latents: torch.Tensor, size: Size) -> list[Image.Image]:

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -8,7 +9,13 @@ from finetuner.bases import base as bases
 from finetuner.bases.base import Base, choose_base
 from finetuner.bases.model_folder import loaded_files
 
-CONFIGURED = ["FLUX.1-dev", "FLUX.1-schnell", "FLUX.1-Krea-dev", "flux-emoji"]
+KLEIN = ["FLUX.2-klein-base-4B", "FLUX.2-klein-4B", "FLUX.2-klein-base-9B", "FLUX.2-klein-9B"]
+CONFIGURED = ["FLUX.1-dev", "FLUX.1-schnell", "FLUX.1-Krea-dev", "flux-emoji", *KLEIN]
+DISTILLED = {
+    "FLUX.1-schnell": "FLUX.1-dev",
+    "FLUX.2-klein-4B": "FLUX.2-klein-base-4B",
+    "FLUX.2-klein-9B": "FLUX.2-klein-base-9B",
+}
 
 
 @pytest.fixture
@@ -21,7 +28,12 @@ def weights(tmp_path):
 
 
 def download(weights, name):
-    (weights / name / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    """What a download leaves of what says how a base is guided."""
+    klein, distilled = name in KLEIN, name in DISTILLED
+    index = {"_class_name": "Flux2KleinPipeline", "is_distilled": distilled} if klein else {"_class_name": "FluxPipeline"}
+    (weights / name / "model_index.json").write_text(json.dumps(index))
+    (weights / name / "transformer").mkdir(exist_ok=True)
+    (weights / name / "transformer" / "config.json").write_text(json.dumps({"guidance_embeds": not klein and not distilled}))
 
 
 def test_every_base_says_what_is_needed_of_it(weights):
@@ -30,14 +42,27 @@ def test_every_base_says_what_is_needed_of_it(weights):
         base = Base.open(weights / name)
         assert base.name == name and set(base.resolutions) == {"speed", "quality", "high_res_only"}
         assert base.largest_side >= base.sampling_side and base.licence
+        assert (base.refusal is not None) == (name in DISTILLED)
 
 
-def test_flux_dev_is_the_default_where_it_was_downloaded_and_the_embedded_base_elsewhere(weights, monkeypatch):
+def test_without_a_choice_the_freest_of_what_was_downloaded_is_used_and_the_embedded_base_elsewhere(weights, monkeypatch):
     monkeypatch.delenv("BASE_MODEL", raising=False)
-    download(weights, "flux-emoji")
-    assert choose_base(weights).name == "flux-emoji"
-    download(weights, "FLUX.1-dev")
-    assert choose_base(weights).name == "FLUX.1-dev"
+    for name in ("flux-emoji", "FLUX.1-dev", "FLUX.2-klein-base-4B"):
+        download(weights, name)
+        assert choose_base(weights).name == name
+    (weights / "FLUX.1-dev" / "model_index.json").unlink()
+    assert choose_base(weights).name == "FLUX.2-klein-base-4B"
+
+
+def test_a_base_is_guided_as_its_own_files_say(weights):
+    found = {}
+    for name in CONFIGURED:
+        download(weights, name)
+        base = Base.open(weights / name)
+        found[name] = (base.guidance, base.sampling_guidance, base.sampling_steps)
+    assert {name: found[name] for name in DISTILLED} == dict.fromkeys(DISTILLED, ("none", None, 4))
+    assert {found[name] for name in ("FLUX.1-dev", "FLUX.1-Krea-dev", "flux-emoji")} == {("embedded", 3.0, 40)}
+    assert {found[name] for name in ("FLUX.2-klein-base-4B", "FLUX.2-klein-base-9B")} == {("cfg", 4.0, 50)}
 
 
 def test_the_environment_chooses_by_name_or_path(weights, monkeypatch):
@@ -95,12 +120,17 @@ def test_of_weights_in_shards_those_of_the_index_count(tmp_path):
     assert loaded == {"config.json", "model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"}
 
 
-def test_a_distilled_base_says_what_to_train_instead(weights):
-    download(weights, "FLUX.1-schnell")
-    with pytest.raises(ValueError, match=r"^BASE_MODEL: FLUX\.1-schnell is distilled.* BASE_MODEL=FLUX\.1-dev"):
-        Base.open(weights / "FLUX.1-schnell").require_trains()
-    download(weights, "FLUX.1-dev")
-    Base.open(weights / "FLUX.1-dev").require_trains()
+@pytest.mark.parametrize(("distilled", "trained"), DISTILLED.items())
+def test_a_distilled_base_says_what_to_train_instead_and_draws_with_that(weights, distilled, trained):
+    for name in (distilled, trained):
+        download(weights, name)
+    with pytest.raises(
+        ValueError, match=f"^BASE_MODEL: {re.escape(distilled)} is distilled.* BASE_MODEL={re.escape(trained)}:"
+    ):
+        Base.open(weights / distilled).require_trains()
+    trained_on = Base.open(weights / trained)
+    trained_on.require_trains()
+    Base.open(weights / distilled).require_serves("an-id", trained_on.describe())
 
 
 def test_a_base_of_no_known_family_is_refused(weights):

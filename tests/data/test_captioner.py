@@ -208,7 +208,7 @@ def test_usual_sentences_are_no_repetitions(text):
 @pytest.fixture
 def weights(tmp_path) -> Path:
     """A weights/ folder with manifests and nothing else."""
-    for name in (CAPTIONERS.production, CAPTIONERS.embedded):
+    for name in (CAPTIONERS.production[0], CAPTIONERS.embedded):
         (tmp_path / name).mkdir()
         manifest = json.loads((WEIGHTS / name / CAPTIONERS.manifest).read_text()) | {"version": "1"}
         (tmp_path / name / CAPTIONERS.manifest).write_text(json.dumps(manifest))
@@ -220,13 +220,13 @@ def test_the_production_captioner_is_the_default_where_it_was_downloaded(base, w
     caplog.set_level(logging.INFO)
     monkeypatch.delenv("CAPTION_MODEL", raising=False)
     assert choose_captioner(base, weights).name == CAPTIONERS.embedded
-    (weights / CAPTIONERS.production / "config.json").write_text("{}")
-    assert choose_captioner(base, weights).name == CAPTIONERS.production
+    (weights / CAPTIONERS.production[0] / "config.json").write_text("{}")
+    assert choose_captioner(base, weights).name == CAPTIONERS.production[0]
     monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.embedded)
     assert choose_captioner(base, weights).name == CAPTIONERS.embedded
     assert [record.message for record in caplog.records] == [
         f"Captioner: {CAPTIONERS.embedded} 1 (default)",
-        f"Captioner: {CAPTIONERS.production} 1 (default)",
+        f"Captioner: {CAPTIONERS.production[0]} 1 (default)",
         f"Captioner: {CAPTIONERS.embedded} 1 (chosen by CAPTION_MODEL)",
     ]
 
@@ -241,7 +241,7 @@ def test_a_captioner_that_does_not_know_the_bases_pictures_is_refused_with_every
     with pytest.raises(ValueError, match="^captioning: FLUX.1-dev is for photographs, and ") as caught:
         choose_captioner(photographic(base), weights)
     for remedy in (
-        f"script/download-weights {CAPTIONERS.production}",
+        f"script/download-weights {CAPTIONERS.production[0]}",
         ".txt file",
         "captioning-disabled",
         "CAPTION_MODEL=emoji",
@@ -254,13 +254,15 @@ def test_a_captioner_that_was_chosen_or_knows_the_bases_pictures_is_taken(base, 
     assert choose_captioner(photographic(base), weights).name == CAPTIONERS.embedded
     assert "emoji-captioner knows emoji, not photographs" in caplog.text
     monkeypatch.delenv("CAPTION_MODEL")
-    (weights / CAPTIONERS.production / "config.json").write_text("{}")
-    assert choose_captioner(photographic(base), weights).name == choose_captioner(base, weights).name == CAPTIONERS.production
+    (weights / CAPTIONERS.production[0] / "config.json").write_text("{}")
+    assert (
+        choose_captioner(photographic(base), weights).name == choose_captioner(base, weights).name == CAPTIONERS.production[0]
+    )
 
 
 def test_what_is_no_captioner_or_not_here_is_refused_with_the_remedy(base, weights, monkeypatch):
-    monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.production)
-    with pytest.raises(ValueError, match=rf"^CAPTION_MODEL: .*script/download-weights {CAPTIONERS.production}"):
+    monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.production[0])
+    with pytest.raises(ValueError, match=rf"^CAPTION_MODEL: .*script/download-weights {CAPTIONERS.production[0]}"):
         choose_captioner(base, weights)
     monkeypatch.setenv("CAPTION_MODEL", "nowhere")
     with pytest.raises(ValueError, match=rf"^CAPTION_MODEL: nowhere has no captioner\.json.*{CAPTIONERS.embedded}"):

@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 import torch
 from helpers import plain_picture, publish
@@ -80,7 +81,7 @@ def test_modulation_is_imported_drawn_and_exported_without_loss(store, base, tmp
     """plain diffusers draws with the file, too: a judge of what the slot makes of it."""
     transformer, generator = base.load_transformer(), torch.Generator().manual_seed(0)
     tensors, mine = random_adapter(transformer, 4), set(target_names(transformer))
-    for name in block_linears(transformer).keys() - mine:
+    for name in sorted(block_linears(transformer).keys() - mine):
         linear = transformer.get_submodule(name)
         tensors[f"{name}.lora_A.weight"] = 0.1 * torch.randn(4, linear.in_features, generator=generator)
         tensors[f"{name}.lora_B.weight"] = 0.05 * torch.randn(linear.out_features, 4, generator=generator)
@@ -89,7 +90,8 @@ def test_modulation_is_imported_drawn_and_exported_without_loss(store, base, tmp
     imported = import_lora(tmp_path / "theirs.safetensors", "TOK", store)
     assert imported.manifest["imported"]["format"] == ["diffusers, behind transformer."]
     image = plain_picture(base, "a fox, TOK style", steps=2, seed=5, lora=tmp_path / "theirs.safetensors")
-    assert image.tobytes() == picture(Generator(base, store), imported)
+    drawn = np.frombuffer(picture(Generator(base, store), imported), np.uint8).astype(int)
+    assert abs(drawn - np.asarray(image, int).ravel()).max() <= 1  # modulation is one row a picture: another kernel's rounding
     export_lora(imported, "diffusers", tmp_path / "ours.safetensors")
     ours = load_file(tmp_path / "ours.safetensors")
     assert ours.keys() == file.keys() and all(torch.equal(ours[name], file[name]) for name in file)

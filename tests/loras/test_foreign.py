@@ -14,9 +14,10 @@ from finetuner.loras.export import kohya_tensors
 from finetuner.loras.files import Weights, save_lora
 from finetuner.loras.foreign import linear_shapes, read_foreign_lora
 from finetuner.loras.names import fused_modules
+from script.plan import FLUX_DEV
 from script.trace_step import on_meta
 
-DEV = {"num_layers": 1, "num_single_layers": 1}  # one block of each kind, at the widths of FLUX.1
+DEV = FLUX_DEV | {"num_layers": 1, "num_single_layers": 1}  # one block of each kind, at the widths of FLUX.1
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_the_sheet_shows_what_predictions_draw_at_each_strength_beginning_with_t
     add_adapter(pipeline.transformer, rank=4, seed=0)
     for parameter in trainable_weights(pipeline.transformer).values():
         torch.nn.init.normal_(parameter, std=0.07, generator=torch.Generator().manual_seed(0))
-    sheet = strength_sheet(pipeline, base, make_recipe(resolutions=(64, 96)), prompts, texts)
+    sheet = strength_sheet(pipeline, base, make_recipe(resolutions=(64, 96)), prompts, texts, texts[:1])
     assert sheet.size == (64, 64) and sheet.prompts == prompts and [len(row) for row in sheet.rows] == [len(STRENGTHS)] * 2
 
     last = [drawn(row) for row in range(2)]  # at the last strength, where the sheet left it
@@ -74,4 +74,4 @@ def test_the_sheet_shows_what_predictions_draw_at_each_strength_beginning_with_t
 def test_the_sheet_is_no_larger_than_what_was_trained_on(base, pipeline, monkeypatch):
     monkeypatch.setattr(sheets, "SAMPLING_STEPS", 1)
     texts = base.family.encode_texts(pipeline, ["TOK"], base.max_sequence_length)
-    assert strength_sheet(pipeline, base, make_recipe(resolutions=(32, 96)), ["TOK"], texts).size == (32, 32)
+    assert strength_sheet(pipeline, base, make_recipe(resolutions=(32, 96)), ["TOK"], texts, texts).size == (32, 32)

@@ -21,20 +21,22 @@ def leave_out_inductor(monkeypatch) -> None:
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, *_, **__: graph)
 
 
-@pytest.fixture(params=["captured", "inductor"])
-def generator(request, base, tmp_path, monkeypatch) -> Generator:
-    if request.param == "captured":
+@pytest.fixture(params=[("captured", "base"), ("captured", "klein_base"), ("inductor", "base")], ids="-".join)
+def generator(request, tmp_path, monkeypatch) -> Generator:
+    compiler, base = request.param
+    if compiler == "captured":
         leave_out_inductor(monkeypatch)
     elif os.environ.get("TEST_INDUCTOR") != "1":
         pytest.skip("takes minutes: set TEST_INDUCTOR=1")
     torch._dynamo.reset()
     counters.clear()
     monkeypatch.setenv("COMPILE", "1")
-    yield Generator(base, FolderStore(tmp_path))
+    yield Generator(request.getfixturevalue(base), FolderStore(tmp_path))
     torch._dynamo.reset()
 
 
-def test_nothing_is_compiled_again_after_the_start(generator, base):
+def test_nothing_is_compiled_again_after_the_start(generator):
+    base = generator.base
     transformer = base.load_transformer()
     finetunes = [
         publish(generator.finetunes.store, base, random_adapter(transformer, rank, seed=seed), rank)

@@ -1,13 +1,16 @@
 import copy
 
+import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel
 from helpers import velocity
 
 from benchmarks.adapters import random_adapter
-from finetuner.bases import flux1, target_names
+from finetuner.bases import target_names
 from finetuner.loras import WEIGHTS_NAME, in_half, load_lora, save_lora
 from finetuner.training import adapter
+from script.plan import KLEIN_4B, KLEIN_9B
+from script.trace_step import on_meta
 
 
 def test_targets_are_all_linears_of_the_blocks_of_flux_but_modulation():
@@ -17,6 +20,13 @@ def test_targets_are_all_linears_of_the_blocks_of_flux_but_modulation():
     assert len(names) == 418  # 19 double blocks x 12 and 38 single blocks x 5
     assert "proj_out" not in names and "single_transformer_blocks.0.proj_out" in names
     assert not [name for name in names if "norm" in name]
+
+
+@pytest.mark.parametrize(("config", "count"), [(KLEIN_4B, 5 * 12 + 20 * 2), (KLEIN_9B, 8 * 12 + 24 * 2)])
+def test_targets_are_all_linears_of_the_blocks_of_klein(config, count):
+    names = target_names(on_meta(config))
+    assert len(names) == count and "proj_out" not in names
+    assert not [name for name in names if "modulation" in name or "norm" in name]
 
 
 def test_a_new_adapter_changes_nothing_and_trains_in_float32(transformer, batch):
@@ -39,14 +49,15 @@ def test_strength_scales_the_change_of_a_trained_adapter(transformer, batch):
     assert torch.equal(velocity(transformer, batch), before)
 
 
-def test_a_saved_adapter_loads_in_plain_diffusers_and_computes_the_same(transformer, batch, tmp_path):
+def test_a_saved_adapter_loads_in_plain_diffusers_and_computes_the_same(transformer, family, batch, tmp_path):
     plain = copy.deepcopy(transformer)
     weights = random_adapter(transformer, 8)
     adapter.add_adapter(transformer, rank=8, seed=0)
     adapter.load_adapter_state_dict(transformer, {name: tensor.half().float() for name, tensor in weights.items()})
-    save_lora(in_half(adapter.adapter_state_dict(transformer)), tmp_path, flux1)
+    save_lora(in_half(adapter.adapter_state_dict(transformer)), tmp_path, family)
     assert load_lora(tmp_path / WEIGHTS_NAME).keys() == weights.keys()
 
-    pipeline = FluxPipeline(None, None, None, None, None, None, plain)
+    parts = dict.fromkeys(("scheduler", "vae", *family.TEXT_PARTS))
+    pipeline = family.PIPELINE(**parts, transformer=plain)
     pipeline.load_lora_weights(tmp_path)
     assert torch.equal(velocity(plain, batch), velocity(transformer, batch))

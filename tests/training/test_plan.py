@@ -1,4 +1,4 @@
-"""The memory of a training step: known points of FLUX.1-dev, the formula against the trace, and what is chosen for a card."""
+"""The memory of a training step: known points of the bases, the formula against the trace, and what is chosen for a card."""
 
 from dataclasses import replace
 
@@ -8,11 +8,12 @@ from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 
 from finetuner.training.plan import GIB, Plan, Sizes, StepSize, base_bytes, choose_plan, peak_bytes, token_count, usable_bytes
-from script.plan import FLUX_DEV, TEXT_TOKENS
+from script.plan import FLUX_DEV, KLEIN_4B, KLEIN_9B, TEXT_TOKENS
 from script.trace_step import Step, on_meta, prepared, trace
 
 BLOCKS_2_2 = FLUX_DEV | {"num_layers": 2, "num_single_layers": 2}  # of the real width: what a block takes, in a second
 TINY = {
+    "_class_name": "FluxTransformer2DModel",
     "in_channels": 64,
     "num_layers": 2,
     "num_single_layers": 4,
@@ -23,16 +24,25 @@ TINY = {
     "guidance_embeds": True,
     "axes_dims_rope": (4, 14, 14),
 }
-# What such cards report as their whole memory, the smallest of each class: H100, L40S, L4, RTX 4080.
-CARDS = {80: 79.1, 48: 44.4, 24: 22.0, 16: 15.6}
+TINY_KLEIN = KLEIN_4B | {
+    "in_channels": 64,
+    "num_layers": 2,
+    "num_single_layers": 4,
+    "attention_head_dim": 32,
+    "num_attention_heads": 6,
+    "joint_attention_dim": 192,
+    "axes_dims_rope": (8, 8, 8, 8),
+}
+# What such cards report as their whole memory, the smallest of each class: H100, L40S, L4, RTX 4080, RTX 3060.
+CARDS = {80: 79.1, 48: 44.4, 24: 22.0, 16: 15.6, 12: 11.7}
 
 
 def job(finetune_type: str = "lora", side: int = 1024, batch_size: int = 1, dtype: torch.dtype = torch.bfloat16) -> StepSize:
     return StepSize(finetune_type, 32, token_count(side, 16, TEXT_TOKENS), batch_size, dtype)
 
 
-def plan_for(job: StepSize, gigabytes: float) -> Plan:
-    return choose_plan(on_meta(FLUX_DEV), job, int(gigabytes * GIB))
+def plan_for(job: StepSize, gigabytes: float, config: dict = FLUX_DEV) -> Plan:
+    return choose_plan(on_meta(config), job, int(gigabytes * GIB))
 
 
 def traced(config: dict, job: StepSize, text_tokens: int, checkpointing: bool) -> Step:
@@ -59,6 +69,18 @@ def test_known_size_of_flux_dev(attention_lora):
     assert base_bytes(sizes, "bfloat16", torch.bfloat16) / GIB == pytest.approx(22.2, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("config", "billions", "targets", "megabytes"), [(KLEIN_4B, 3.88, 100, 96), (KLEIN_9B, 9.08, 144, 174)]
+)
+def test_known_size_of_klein(config, billions, targets, megabytes):
+    """Of the LoRA: of rank 32, in float16, as it is published."""
+    sizes = Sizes.of(on_meta(config))
+    assert (sizes.block_weights + sizes.other_weights) / 1e9 == pytest.approx(billions, abs=0.005)
+    shapes = [shape for of_kind in sizes.targets.values() for shape in of_kind]
+    assert len(shapes) == targets
+    assert 2 * 32 * sum(out + in_ for out, in_ in shapes) / 1e6 == pytest.approx(megabytes, abs=0.5)
+
+
 @pytest.mark.parametrize(("checkpointing", "gib"), [(True, 24.6), (False, 44.3)])
 def test_known_peaks_of_flux_dev(attention_lora, checkpointing, gib):
     if checkpointing:
@@ -71,15 +93,20 @@ def test_known_peaks_of_flux_dev(attention_lora, checkpointing, gib):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("finetune_type", ["lora", "full"])
 @pytest.mark.parametrize(
-    ("config", "text_tokens", "tokens", "batch_size", "dtype"),
-    [(BLOCKS_2_2, 512, 4608, 2, torch.bfloat16), (TINY, 32, 96, 16, torch.float32)],
-    ids=["flux-width", "tiny"],
+    ("config", "text_tokens", "tokens", "batch_size", "dtype", "off"),
+    [
+        (BLOCKS_2_2, 512, 4608, 2, torch.bfloat16, 0.02),
+        (TINY, 32, 96, 16, torch.float32, 0.02),
+        (KLEIN_4B, 512, 1536, 4, torch.bfloat16, 0.045),  # a full fine-tune's largest matrix is stepped when its block is done
+        (TINY_KLEIN, 32, 96, 16, torch.float32, 0.03),
+    ],
+    ids=["flux-width", "tiny", "klein", "tiny-klein"],
 )
-def test_formula_agrees_with_the_trace(config, text_tokens, tokens, batch_size, dtype, finetune_type, checkpointing):
+def test_formula_agrees_with_the_trace(config, text_tokens, tokens, batch_size, dtype, off, finetune_type, checkpointing):
     asked = StepSize(finetune_type, 32, tokens, batch_size, dtype)
     peak = traced(config, asked, text_tokens, checkpointing).peak_bytes
     own = str(dtype).removeprefix("torch.")
-    assert peak_bytes(Sizes.of(on_meta(config)), asked, own, checkpointing) == pytest.approx(peak, rel=0.02)
+    assert peak_bytes(Sizes.of(on_meta(config)), asked, own, checkpointing) == pytest.approx(peak, rel=off)
 
 
 def test_flop_of_a_step():
@@ -92,11 +119,27 @@ def test_flop_of_a_step():
 
 
 @pytest.mark.parametrize("side", [512, 768, 1024])
-@pytest.mark.parametrize("card", CARDS)
-def test_a_lora_fits_on_every_card(card, side):
-    plan = plan_for(job("lora", side, batch_size=4), CARDS[card])
+@pytest.mark.parametrize(
+    ("config", "card"),
+    [*((FLUX_DEV, card) for card in (80, 48, 24, 16)), *((config, card) for config in (KLEIN_4B, KLEIN_9B) for card in CARDS)],
+)
+def test_a_lora_fits_on_every_card(config, card, side):
+    plan = plan_for(job("lora", side, batch_size=4), CARDS[card], config)
     assert plan.peak_bytes <= usable_bytes(int(CARDS[card] * GIB))
     assert plan.micro_batch * plan.accumulation == 4
+
+
+def test_klein_4b_trains_on_small_cards_as_it_is():
+    """A LoRA at 1024 px in 12 GB, as others publish; in int8 in 8 GB; a full fine-tune at 768 px in 24 GB."""
+    ways = [plan_for(job("lora", 1024, 4), CARDS[card], KLEIN_4B) for card in (24, 16, 12)]
+    ways += [plan_for(job("lora", 1024, 4), 7.7, KLEIN_4B), plan_for(job("full", 768, 4), CARDS[24], KLEIN_4B)]
+    assert [(way.base_precision, way.checkpointing, way.micro_batch) for way in ways] == [
+        ("bfloat16", True, 4),
+        ("bfloat16", True, 2),
+        ("bfloat16", True, 1),
+        ("int8", True, 1),
+        ("bfloat16", True, 4),
+    ]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
