@@ -12,18 +12,17 @@ from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.adapters import random_adapter
-from finetuner.bases import Size
-from finetuner.bases.base import Base, choose_base
+from finetuner.bases import Base, Size, choose_base, target_names
 from finetuner.generate import Generator
 from finetuner.loras import WEIGHTS_NAME, load_lora, save_lora
 from finetuner.requests import ImageRequest
 from finetuner.serving.sampling import native_size
 from finetuner.serving.slot import PackedAdapter, Slot
 from finetuner.store import FolderStore, Store
-from finetuner.training import adapter
 
 STEPS = 20
 REQUESTS = 9
@@ -98,7 +97,7 @@ def requests(generator: Generator, bare: FluxPipeline, finetune_id: str) -> list
 def steps(generator: Generator, bare: FluxPipeline, finetunes: list[str]) -> list[tuple[str, float, str]]:
     """One step of the transformer with the slot and with peft's layers, and what changes between requests, to a bare step."""
     peft = copy.deepcopy(bare.transformer)
-    adapter.add_adapter(peft, RANK, seed=0)
+    peft.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=target_names(peft)))
     peft.requires_grad_(False)
     size = native_size(1.0, generator.base.sampling_side, generator.base.size_multiple)
     inputs = step_inputs(bare.transformer, tokens(bare, size), generator.base.max_sequence_length)

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from finetuner.bases import TextEmbeddings
-from finetuner.training.adapter import add_adapter, trainable_weights
+from finetuner.training.adapter import add_adapter
 from finetuner.training.dataset import Batch
 from finetuner.training.delta import add_deltas, deltas
 from finetuner.training.flow import flow_loss
@@ -131,9 +131,10 @@ def optimizer_of(transformer: nn.Module) -> LoraOptimizer | InBackwardOptimizer:
     )
     if found:
         return InBackwardOptimizer(found, recipe)
-    optimizer = LoraOptimizer(trainable_weights(transformer), recipe)
+    trained = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    optimizer = LoraOptimizer({f"{name}.": parameter for name, parameter in trained.items()}, recipe)  # as "….lora_A."
     for group in optimizer.adamw.param_groups:
-        group["foreach"] = True
+        group["foreach"], group["fused"] = True, False
     for parameter in optimizer.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # makes Adam's moments: every step but the first one has them from its start

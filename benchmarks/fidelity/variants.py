@@ -10,9 +10,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from peft import LoraConfig
 
 from finetuner.bases import block_linears
 from finetuner.bases.base import Base
@@ -97,10 +95,8 @@ class Variant:
                 return learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
             if recipe.finetune_type != "lora":
                 raise ValueError("targets and shift can only be changed for a LoRA.")
-            if self.targets is None:
-                adapter.add_adapter(transformer, recipe.rank, recipe.seed)
-            else:
-                add_adapter(transformer, target_names(transformer, self.targets), recipe)
+            names = None if self.targets is None else target_names(transformer, self.targets)
+            adapter.add_adapter(transformer, recipe.rank, recipe.seed, names)
             scheduler = base.load_scheduler()
             if self.shift is not None:
                 scheduler = FlowMatchEulerDiscreteScheduler(shift=self.shift)
@@ -111,14 +107,6 @@ class Variant:
 
 def target_names(transformer: FluxTransformer2DModel, targets: str) -> list[str]:
     return [name for name in block_linears(transformer) if re.search(TARGETS[targets], name)]
-
-
-def add_adapter(transformer: FluxTransformer2DModel, names: list[str], recipe: Recipe) -> None:
-    """What `adapter.add_adapter` does, on linears of another choice."""
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules=names, init_lora_weights=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        transformer.add_adapter(config, adapter_name=adapter.ADAPTER)
 
 
 # What diffusers' examples/dreambooth/train_dreambooth_lora_flux.py (0.32) does unless told otherwise: uniform timesteps without

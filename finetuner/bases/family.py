@@ -60,10 +60,8 @@ class BlockMemory:
     streams: dict[str, int]  # with linears of their own: text and image, or both together
     # Per token and in widths of the model: the inputs of norms and activations, and attention's q, k, v and output.
     kept: dict[str, int]
-    # Its linears' inputs, for the gradient of what is trained; linears that read the same tensor share it ...
-    shared_inputs: dict[str, int]
-    # ... but for a float32 LoRA on a bfloat16 base, where peft makes each of them a float32 copy: most of what a step keeps.
-    copied_inputs: dict[str, int]
+    # Its linears' inputs, for the gradient of what is trained. Linears that read the same tensor share it.
+    inputs: dict[str, int]
     # What else is alive in the block that is being computed, per token and width: bytes, by what is trained and by bytes per
     # value.
     passing: dict[str, dict[int, int]]

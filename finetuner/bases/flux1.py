@@ -21,9 +21,8 @@ MODULATION: tuple[str, ...] = ("norm.linear", "norm1.linear", "norm1_context.lin
 MEMORY = BlockMemory(
     streams={"double": 2, "single": 1},
     kept={"double": 12, "single": 11},  # double blocks have a LayerNorm more, before the MLP
-    shared_inputs={"double": 7, "single": 6},
-    copied_inputs={"double": 9, "single": 9},
-    passing={"lora": {2: 30, 4: 40}, "full": {2: 13, 4: 27}},
+    inputs={"double": 7, "single": 6},
+    passing={"lora": {2: 21, 4: 45}, "full": {2: 13, 4: 27}},
 )
 
 HUB_TAG = "flux"

@@ -23,9 +23,8 @@ def quantise(transformer: nn.Module, precision: str, device: torch.device) -> nn
     for name, linear in block_linears(transformer).items():
         parent, _, child = name.rpartition(".")
         setattr(transformer.get_submodule(parent), child, _quantised(linear, precision).to(device))
-    # peft looks here for which LoRA layer fits. In evaluation mode Linear4bit repacks its weights for inference on some CPUs
-    # and then cannot train; FLUX has no dropout that training mode would switch on.
-    setattr(transformer, {"int8": "is_loaded_in_8bit", "nf4": "is_loaded_in_4bit"}[precision], True)
+    # In evaluation mode Linear4bit repacks its weights for inference on some CPUs and then cannot train; FLUX has no dropout
+    # that training mode would switch on.
     return transformer.to(device).train()
 
 

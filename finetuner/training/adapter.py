@@ -1,56 +1,83 @@
 """The LoRA on the transformer that is being trained: add it, set its strength, take its tensors. Served ones go into a slot.
 
-The adapter is never merged. peft adds scaling * B A x to each layer's output, so that strength s is exactly s times the
-change, and 0 is exactly the base.
+The adapter is never merged. Each linear's output gets s B A x added, so that strength s is exactly s times the change, and 0 is
+exactly the base.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
-from peft.utils import get_peft_model_state_dict
+import torch.nn.functional as F
 from torch import nn
 
 from finetuner.bases import target_names
 
-ADAPTER = "default"
+
+class LoraLinear(nn.Module):
+    """A frozen linear of the base, in any precision, and a LoRA beside it: W x + b + s B A x.
+
+    A [rank, in] and B [out, rank] are float32 and are cast to the dtype of x in each forward, so that they run where the base's
+    products run. peft (tuners/lora/layer.py) casts x to float32 instead: a copy a linear, kept for backward, and products
+    off a GPU's tensor cores. Here x is kept as it came, once for all the linears that read it.
+    """
+
+    def __init__(self, base_layer: nn.Module, rank: int):
+        super().__init__()
+        self.base_layer = base_layer
+        self.strength = 1.0
+        place = {"device": base_layer.weight.device, "dtype": torch.float32}
+        self.lora_A = nn.Parameter(torch.empty(rank, base_layer.in_features, **place))
+        self.lora_B = nn.Parameter(torch.zeros(base_layer.out_features, rank, **place))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # peft's, and Microsoft's loralib's
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.base_layer(x)
+        down = F.linear(x, self.lora_A.to(x.dtype)).flatten(0, -2)
+        # One product with y as its addend rounds once in bfloat16, and leaves y bit for bit as it is where B or s is zero.
+        return torch.addmm(y.flatten(0, -2), down, self.lora_B.to(x.dtype).T, alpha=self.strength).view_as(y)
 
 
-def add_adapter(transformer: nn.Module, rank: int, seed: int) -> None:
-    """Add a LoRA that changes nothing yet: A random, B zero, alpha = rank, float32 whatever the base's dtype."""
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=target_names(transformer), init_lora_weights=True)
+def add_adapter(transformer: nn.Module, rank: int, seed: int, names: Iterable[str] | None = None) -> None:
+    """Add a LoRA that changes nothing yet: A random, B zero, alpha = rank.
+
+    Args:
+        names: of the linears that get it; all that a finetune changes where none are named.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        transformer.add_adapter(config, adapter_name=ADAPTER)
-    for parameter in trainable_weights(transformer).values():
-        parameter.data = parameter.data.float()
+        for name in names or target_names(transformer):
+            transformer.set_submodule(name, LoraLinear(transformer.get_submodule(name), rank))
+
+
+def lora_layers(transformer: nn.Module) -> dict[str, LoraLinear]:
+    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLinear)}
 
 
 def trainable_weights(transformer: nn.Module) -> dict[str, nn.Parameter]:
-    """What `add_adapter` made trainable: the LoRA's matrices, by their full names."""
-    return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
-
-
-def lora_layers(transformer: nn.Module) -> dict[str, LoraLayer]:
-    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
+    """What `add_adapter` made trainable: the LoRA's matrices, by their names in the saved file (without diffusers' prefix)."""
+    weights = {}
+    for name, layer in lora_layers(transformer).items():
+        weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"] = layer.lora_A, layer.lora_B
+    return weights
 
 
 def set_strength(transformer: nn.Module, strength: float) -> None:
-    """Scale the adapter's change by ``strength``. peft's own ways to do so reload or compound."""
+    """Scale the adapter's change by ``strength``."""
     for layer in lora_layers(transformer).values():
-        layer.scaling[ADAPTER] = strength
+        layer.strength = strength
 
 
 def adapter_state_dict(transformer: nn.Module) -> dict[str, torch.Tensor]:
-    """The LoRA's tensors on the CPU, by their names in the saved file (without diffusers' prefix)."""
-    return {
-        name: t.detach().cpu().contiguous() for name, t in get_peft_model_state_dict(transformer, adapter_name=ADAPTER).items()
-    }
+    """The LoRA's tensors on the CPU, by their names in the saved file."""
+    return {name: parameter.detach().cpu().contiguous() for name, parameter in trainable_weights(transformer).items()}
 
 
+@torch.no_grad()
 def load_adapter_state_dict(transformer: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Put a LoRA of the same rank, such as `adapter_state_dict` gave, into what `add_adapter` made."""
-    places = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
+    places = trainable_weights(transformer)
     for name, tensor in weights.items():
         places[name].copy_(tensor)

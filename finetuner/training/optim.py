@@ -34,7 +34,7 @@ class LoraOptimizer:
                 "rate": recipe.learning_rate * recipe.lora_b_rate,
             },
         ]
-        self.adamw = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+        self.adamw = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
 
     def set_rate(self, factor: float) -> None:
         for group in self.adamw.param_groups:

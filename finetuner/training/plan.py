@@ -213,14 +213,16 @@ def _block_bytes(sizes: Sizes, step: StepSize) -> tuple[dict[str, int], dict[str
     kept, alive = {}, {}
     for kind in KINDS:
         if step.finetune_type == "lora":
-            inputs = 4 * (sizes.memory.copied_inputs if value < 4 else sizes.memory.shared_inputs)[kind]
-            linears = len(sizes.targets[kind]) // sizes.blocks[kind] // sizes.memory.streams[kind]  # that a token meets
-            own, alive[kind] = 4 * step.rank * linears * tokens, passing  # each LoRA's A x
+            linears = sizes.targets[kind][: len(sizes.targets[kind]) // sizes.blocks[kind]]  # of one block
+            met = len(linears) // sizes.memory.streams[kind]  # by a token
+            own = value * step.rank * met * tokens  # each LoRA's A x
+            if value < 4:
+                own += value * step.rank * sum(out + in_ for out, in_ in linears)  # A and B as they are cast
+            alive[kind] = passing
         else:
-            inputs = value * sizes.memory.shared_inputs[kind]
             own = _matrix_bytes(sizes, step, kind) // sizes.blocks[kind]  # W + delta, for the gradient of its input
             alive[kind] = max(passing, ADAFACTOR[value] * max(out * in_ for out, in_ in sizes.targets[kind]))
-        kept[kind] = (value * sizes.memory.kept[kind] + inputs) * unit + own
+        kept[kind] = value * (sizes.memory.kept[kind] + sizes.memory.inputs[kind]) * unit + own
     return kept, alive
 
 
