@@ -25,9 +25,8 @@ MODULATION: tuple[str, ...] = ()
 MEMORY = BlockMemory(
     streams={"double": 2, "single": 1},
     kept={"double": 17, "single": 16},  # SwiGLU keeps what it reads, 6, and the half that its gate made, 3
-    shared_inputs={"double": 6, "single": 5},
-    copied_inputs={"double": 8, "single": 5},
-    passing={"lora": {2: 40, 4: 60}, "full": {2: 30, 4: 50}},
+    inputs={"double": 6, "single": 5},
+    passing={"lora": {2: 31, 4: 62}, "full": {2: 30, 4: 50}},
 )
 
 HUB_TAG = "flux2-klein"
