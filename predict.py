@@ -6,11 +6,11 @@ from typing import Optional
 
 from cog import BaseRunner, Input, Path, current_scope
 
+from entrypoints.interface import as_documented, complete_schema
+from entrypoints.logs import show_library_log
+from entrypoints.startup import check_predict_server
 from finetuner.generate import Generator
 from finetuner.requests import ImageRequest
-from interface import as_documented, complete_schema
-from logs import show_library_log
-from startup import check_predict_server
 
 
 class Predictor(BaseRunner):

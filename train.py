@@ -4,11 +4,11 @@ from typing import Optional
 
 from cog import Input, Path, current_scope
 
+from entrypoints.interface import IS_SERVER, as_documented, complete_schema, local_file, read_data_uris
+from entrypoints.logs import show_library_log
+from entrypoints.startup import check_train_server
 from finetuner.finetune import finetune
 from finetuner.requests import FinetuneRequest
-from interface import IS_SERVER, as_documented, complete_schema, local_file, read_data_uris
-from logs import show_library_log
-from startup import check_train_server
 
 if IS_SERVER:  # a function has no setup(): what a train server does at its start it does here
     show_library_log()

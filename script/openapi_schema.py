@@ -6,7 +6,7 @@ script/serve runs the server without a build, so it needs the same document from
     python script/openapi_schema.py             trainings and predictions, as cog.yaml builds them
     python script/openapi_schema.py --trainer   train.py served as a prediction, as cog.trainer.yaml builds it
 
-With --served train or --served predict, as the server completes it when it starts (interface.py).
+With --served train or --served predict, as the server completes it when it starts (entrypoints/interface.py).
 """
 
 import argparse
@@ -92,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     document = trainer_document() if arguments.trainer else combined_document()
     if arguments.served:
-        from interface import complete  # this file is run from script/, which does not hold it
+        from entrypoints.interface import complete  # this file is run from script/, which does not hold it
 
         document = complete(document, trains=arguments.served == "train")
     json.dump(document, sys.stdout, indent=2, sort_keys=True)

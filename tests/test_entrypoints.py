@@ -139,7 +139,7 @@ def files_in(folder: Path) -> list[Path]:
 
 def test_the_log_shows_the_library_and_no_one_else():
     lines = (
-        "import logging, logs; logs.show_library_log(); logs.show_library_log();"
+        "import logging; from entrypoints import logs; logs.show_library_log(); logs.show_library_log();"
         "logging.getLogger('finetuner.training.trainer').info('step 1');"
         "logging.getLogger('httpx').info('noise');"
         "logging.getLogger('httpx').warning('trouble')"

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from cog._inspector import create_predictor
 
-from interface import complete
-from other_names import sentences
+from entrypoints.interface import complete
+from entrypoints.other_names import sentences
 from script import openapi_schema
 
 PROJECT = Path(__file__).parent.parent

@@ -218,10 +218,9 @@ def test_a_data_uri_that_cannot_be_read_is_refused_by_its_field(train_server, ur
 
 def test_cog_reads_the_schema_after_the_entrypoint_has_completed_it(tmp_path):
     """The document that Cog's own generator wrote, as a container holds it, and a server that is nothing but inputs."""
-    for name in ("interface.py", "other_names.py"):
-        shutil.copy(PROJECT / name, tmp_path)
+    shutil.copytree(PROJECT / "entrypoints", tmp_path / "entrypoints")
     source = (PROJECT / "tests/cog_example.py").read_text()
-    completing = "import interface\ninterface.complete_schema(trains=False)\n"
+    completing = "from entrypoints.interface import complete_schema\ncomplete_schema(trains=False)\n"
     answering = "return repr((width, image_prompt, finetune_strength))"
     start = source.replace("-> Path:\n        raise NotImplementedError", f"-> str:\n        {answering}")
     (tmp_path / "example.py").write_text(start.replace("\n\nclass", f"\n\n{completing}\n\nclass", 1))

@@ -6,7 +6,7 @@ import os
 import pytest
 from s3fs import S3FileSystem
 
-import startup
+from entrypoints import startup
 from finetuner.store import object as store_object
 
 

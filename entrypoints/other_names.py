@@ -49,7 +49,7 @@ NO_INPUT = {  # what decides instead, by the name; each goes with one of ours, w
 
 def sentences(known: list[str]) -> dict[str, str]:
     """By name, what to say to one who sends it to an endpoint with these inputs."""
-    said = {}
+    said: dict[str, str] = {}
     for name in known:
         for other in [*OTHER_NAMES.get(name, []), *_spellings(name)]:
             said.setdefault(other, f"{other} is not an input here. Send {name}.")

@@ -22,7 +22,7 @@ from urllib.parse import unquote_to_bytes
 import cog
 import coglet
 
-from other_names import sentences
+from entrypoints.other_names import sentences
 
 SCHEMA = Path(".cog/openapi_schema.json")  # as Cog names it, in the server's folder
 IS_SERVER = coglet.server.active  # false where a test or a script imports an entrypoint
