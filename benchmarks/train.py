@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
+from torch import nn
 
 from finetuner import finetune as job
-from finetuner.bases import choose_base
+from finetuner.bases import choose_base, target_names
 from finetuner.data import complete_captions, open_archive
 from finetuner.paths import ROOT
 from finetuner.requests import FinetuneRequest
@@ -36,6 +38,7 @@ FLUX_SHAPE = (3072, 3072)  # FLUX.1-dev's attention
 def run() -> str:
     bare, bare_spread = ours_to_bare()
     many, many_spread = many_to_few()
+    linear, linear_spread = ours_to_peft()
     return f"""## Training
 
 Ratios of medians over {REPEATS} interleaved repeats of {STEPS} steps (in brackets the smallest and largest of the repeats), LoRA
@@ -45,6 +48,7 @@ of rank {RANK}, 64 px, batch 4.
 |---|---|---|
 | a step of `trainer.train` to a bare step (same adapted transformer, fixed tensors: forward, backward, AdamW) | {bare:.3f} {bare_spread} | 1.10 |
 | a step with {MANY:,} images to one with {FEW} | {many:.3f} {many_spread} | 1.02 |
+| a bare step with our LoRA linears and fused AdamW to one with peft's and AdamW | {linear:.3f} {linear_spread} | 1.00 |
 {job_rows()}
 
 {extraction_table()}
@@ -99,6 +103,31 @@ def ours_to_bare() -> tuple[float, str]:
             train(transformer, LoraOptimizer(parameters, recipe), dataset, scheduler, recipe, checkpoint)
 
     return interleaved(ours, bare)
+
+
+def ours_to_peft() -> tuple[float, str]:
+    """Forward, backward and AdamW, on the same fixed batch."""
+    base, recipe, dataset = examples_dataset()
+    scheduler = base.load_scheduler()
+    size, bucket = next(iter(dataset.buckets.items()))
+    rows = torch.arange(recipe.batch_size) % len(bucket.captions)
+    batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, seed=0)
+
+    def stepping(transformer: nn.Module, fused: bool) -> Callable[[], None]:
+        adamw = torch.optim.AdamW([p for p in transformer.parameters() if p.requires_grad], lr=1e-6, fused=fused)
+
+        def steps() -> None:
+            for _ in range(STEPS):
+                accumulate_gradients(transformer, batch, noise, sigmas, recipe)
+                adamw.step()
+                adamw.zero_grad()
+
+        return steps
+
+    ours, peft = base.load_transformer(), base.load_transformer()
+    adapter.add_adapter(ours, recipe.rank, recipe.seed)
+    peft.add_adapter(LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules=target_names(peft)))
+    return interleaved(stepping(ours, fused=True), stepping(peft, fused=False))
 
 
 def many_to_few() -> tuple[float, str]:
