@@ -58,8 +58,9 @@ Things: {", ".join(c.name for c in concepts)}.
 
 ## Measured
 
-{CAPTIONS} captions each, {DRAWING_STEPS} steps, guidance {GUIDANCE}. The judge is a small CNN trained on real scenes; on real ones of
-held-out pairs it names {share("judge_thing")} of the things and {share("judge_look")} of the looks (all three right).
+{CAPTIONS} captions each, {DRAWING_STEPS} steps, guidance {GUIDANCE}. The judge is a small CNN trained on real scenes; on
+real ones of held-out pairs it names {share("judge_thing")} of the things and {share("judge_look")} of the looks, which are
+right when palette, way and shape are.
 
 | what | figure |
 |---|---|

@@ -20,7 +20,7 @@ from ..composed.shapes import SHAPES
 from ..composed.ways import WAYS
 from ..pictures import BACKGROUNDS, Concept
 
-STEPS, BATCH, RATE = 2500, 64, 2e-3
+STEPS, BATCH, RATE = 1500, 64, 2e-3
 KINDS = ("palette", "way", "shape")
 NOISE = 0.05  # of -1..1, and blur for half of a batch: what a base draws is not as clean as what it learned from
 
