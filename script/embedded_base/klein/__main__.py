@@ -25,7 +25,7 @@ WEIGHTS = Path("weights")
 
 def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
-    torch.set_num_threads(2)  # what the steps were measured with; more threads change the last bits
+    torch.set_num_threads(1)  # two processes of one thread each train: `two_cores`
     BUILD.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(BUILD / "checkpoints")
 

@@ -109,7 +109,7 @@ def train(folder: Path, concepts: list[Concept], scenes: Scenes, checkpoints: Ch
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS + 1)
     start = checkpoints.resume("judge", judge=judge, optimizer=optimizer, schedule=schedule)
-    extra = held_out_scenes(folder, concepts, 2500, 62) if start < STEPS else None
+    extra = held_out_scenes(folder, concepts, 2000, 62) if start < STEPS else None
     for step in range(start, STEPS):
         rng, generator = np.random.default_rng((63, step)), torch.Generator().manual_seed(step)
         assert extra is not None

@@ -16,7 +16,8 @@ from finetuner.training.flow import resolution_shift, sample_sigmas
 
 from ..checkpoints import Checkpoints
 from . import text
-from .batches import Batch, Batches, image_ids
+from .batches import SIZE, Batch, Batches, image_ids
+from .two_cores import TwoCores
 
 STEPS = 7000
 LEARNING_RATE = 1e-3
@@ -80,18 +81,19 @@ class Model(nn.Module):
         return velocity.float(), language
 
 
-def losses_at(model: Model, tokens: PreTrainedTokenizerFast, batch: Batch, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of one batch: the flow's mean squared error and the language model's loss. Float32 scalars."""
+def losses_of(model: Model, tokens: PreTrainedTokenizerFast, batch: Batch, seed: int, part: slice) -> list[torch.Tensor]:
+    """Of a part of a batch: the flow's mean squared error, and the language model's loss by its weight. Float32 scalars."""
     generator = torch.Generator().manual_seed(seed)
     count = batch.latents.shape[1]
-    sigmas = sample_sigmas(len(batch.latents), resolution_shift(new_scheduler(), count), 0.0, LOGIT_STD, generator)
-    noise = torch.randn(batch.latents.shape, generator=generator)
-    noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
+    sigmas = sample_sigmas(len(batch.latents), resolution_shift(new_scheduler(), count), 0.0, LOGIT_STD, generator)[part]
+    noise = torch.randn(batch.latents.shape, generator=generator)[part]
+    latents = batch.latents[part]
+    noisy = torch.lerp(latents, noise, sigmas[:, None, None])
     shown = batch.references is not None
     if shown:
-        noisy = torch.cat([noisy, batch.references], dim=1)
-    velocity, language = model(noisy, sigmas, image_ids(shown), *text.token_ids(tokens, batch.prompts))
-    return (velocity[:, :count] - (noise - batch.latents)).pow(2).mean(), language
+        noisy = torch.cat([noisy, batch.references[part]], dim=1)
+    velocity, language = model(noisy, sigmas, image_ids(shown), *text.token_ids(tokens, batch.prompts[part]))
+    return [(velocity[:, :count] - (noise - latents)).pow(2).mean(), LANGUAGE_WEIGHT * language]
 
 
 def new_optimizers(model: Model) -> list[torch.optim.Optimizer]:
@@ -114,23 +116,23 @@ def train(model: Model, tokens: PreTrainedTokenizerFast, batches: Batches, check
     kept = {"model": model} | {f"optimizer{n}": o for n, o in enumerate(optimizers)}
     kept |= {f"schedule{n}": s for n, s in enumerate(schedules)}
     start = checkpoints.resume("klein", **kept)
-    losses, began = [], time.process_time()
+    if start < STEPS:
+        both = TwoCores(model, lambda step, part: losses_of(model, tokens, batches(step), step, part), SIZE, start, STEPS)
+    losses, began = [], time.monotonic()
     for step in range(start, STEPS):
-        flow, language = losses_at(model, tokens, batches(step), step)
-        (flow + LANGUAGE_WEIGHT * language).backward()
+        losses.append(both.backward(step))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-        losses.append((flow.item(), language.item()))
         if (step + 1) % REPORT_EVERY == 0:
-            flows, languages = (math.fsum(part) / len(losses) for part in zip(*losses, strict=True))
-            seconds = (time.process_time() - began) / len(losses)
-            line = f"{step + 1} flow {flows:.4f} language {languages:.3f} {seconds:.3f} s of CPU a step"
+            flow, language = (math.fsum(part) / len(losses) for part in zip(*losses, strict=True))
+            seconds = (time.monotonic() - began) / len(losses)
+            line = f"{step + 1} flow {flow:.4f} language {language / LANGUAGE_WEIGHT:.3f} {seconds:.2f} s a step"
             logging.info(line)
             with curve.open("a") as file:
                 file.write(line + "\n")
-            losses, began = [], time.process_time()
+            losses, began = [], time.monotonic()
         checkpoints.save("klein", step + 1, last=step + 1 == STEPS, **kept)
     model.requires_grad_(False).eval()
