@@ -44,7 +44,7 @@ def main() -> None:
     staged = BUILD / NAME
     shutil.rmtree(staged, ignore_errors=True)
     pipeline = export(staged, vae, tokens, model)
-    figures = judge_figures | evaluate.evaluate(pipeline, concepts, judged, codec.measure(vae, drawn), staged)
+    figures = judge_figures | evaluate.evaluate(pipeline, concepts, judged, codec.measure(pipeline.vae, drawn), staged)
     logging.info("Measured: %s", json.dumps(figures))
     (staged / "README.md").write_text(model_card(concepts, figures))
     replace(WEIGHTS / NAME, staged)

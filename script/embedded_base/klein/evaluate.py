@@ -156,7 +156,7 @@ def evaluate(
     """Draw ``sheet.png`` and ``sheet-unnamed.png`` into ``out`` and return the figures for the model card."""
     prompts = sheet_prompts(concepts)
     images = [Image.fromarray(image) for image in draw(pipeline, prompts)]
-    sheet(images, prompts).save(out / "sheet.png", optimize=True)
+    sheet(images, prompts, cell=96).save(out / "sheet.png", optimize=True)
     sheet(images, None).save(out.parent / "klein-sheet-unnamed.png")
     figures = codec_psnr | naming(pipeline, concepts, judged) | heard(pipeline, concepts)
     for name, options in (

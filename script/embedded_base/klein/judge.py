@@ -20,7 +20,8 @@ from ..composed.shapes import SHAPES
 from ..composed.ways import WAYS
 from ..pictures import BACKGROUNDS, Concept
 
-STEPS, BATCH, RATE = 1500, 64, 2e-3
+STEPS, BATCH, RATE = 6000, 64, 2e-3
+LOOK_SHARE, HELD_OUT_SHARE = 0.65, 0.15  # of a batch, in a look and of a held-out pair; the rest as it comes
 KINDS = ("palette", "way", "shape")
 NOISE = 0.05  # of -1..1, and blur for half of a batch: what a base draws is not as clean as what it learned from
 
@@ -109,11 +110,17 @@ def train(folder: Path, concepts: list[Concept], scenes: Scenes, checkpoints: Ch
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS + 1)
     start = checkpoints.resume("judge", judge=judge, optimizer=optimizer, schedule=schedule)
+    in_look = np.flatnonzero(scenes.look)
     extra = held_out_scenes(folder, concepts, 2000, 62) if start < STEPS else None
     for step in range(start, STEPS):
         rng, generator = np.random.default_rng((63, step)), torch.Generator().manual_seed(step)
         assert extra is not None
-        parts = [(scenes, rng.integers(len(scenes.thing), size=BATCH - 8)), (extra, rng.integers(len(extra.thing), size=8))]
+        redrawn, unseen = round(LOOK_SHARE * BATCH), round(HELD_OUT_SHARE * BATCH)
+        parts = [
+            (scenes, rng.choice(in_look, redrawn)),
+            (extra, rng.integers(len(extra.thing), size=unseen)),
+            (scenes, rng.integers(len(scenes.thing), size=BATCH - redrawn - unseen)),
+        ]
         thing, family, look = (np.concatenate([getattr(s, name)[n] for s, n in parts]) for name in ("thing", "family", "look"))
         order = torch.from_numpy(rng.permutation(BATCH))
         pixels = torch.from_numpy(pictures.to_tensor_range(np.concatenate([s.pixels[n] for s, n in parts])))[order]
