@@ -7,8 +7,15 @@ import { Resvg } from '@resvg/resvg-js'
 
 const require = createRequire(import.meta.url)
 const FAMILIES = ['fluent-emoji-flat', 'fluent-emoji-high-contrast', 'twemoji', 'openmoji', 'flat-color-icons']
-// Emoji that come without code points, named after their label: words joined by this. Only the benchmarks draw on them.
-const LABELLED = { 'emojione-monotone': '-', fxemoji: '' }
+// Emoji that come without code points, named after their label: words joined by this.
+const LABELLED = { 'fluent-emoji': '-', 'noto-v1': '-', 'emojione-monotone': '-', fxemoji: '' }
+// The renderer aborts on these.
+const UNRENDERABLE = {
+  'noto-v1': [
+    'person-lifting-weights', 'man-lifting-weights', 'lady-beetle', 'hot-beverage', 'cocktail-glass', 'bullet-train',
+    'ambulance',
+  ],
+}
 const SIZE = 128 // twice the base's smaller native size, so that scaled-down scenes stay sharp
 
 const read = (path) => JSON.parse(readFileSync(require.resolve(path), 'utf8'))
@@ -30,7 +37,7 @@ for (const family of [...FAMILIES, ...Object.keys(LABELLED)]) {
   mkdirSync(join(out, family), { recursive: true })
   for (const [name, icon] of new Map(names)) {
     const drawing = set.icons[icon] ?? set.icons[set.aliases?.[icon]?.parent]
-    if (!drawing) continue
+    if (!drawing || UNRENDERABLE[family]?.includes(icon)) continue
     const width = drawing.width ?? set.width ?? 16
     const height = drawing.height ?? set.height ?? 16
     const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" color="black">${drawing.body}</svg>`

@@ -1,0 +1,60 @@
+"""Build klein-emoji: ``script/build-embedded-base klein-emoji``. Goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+
+from .. import pictures
+from ..checkpoints import Checkpoints
+from ..composed import scenes, things
+from ..composed.captions import Captions
+from . import codec, evaluate, judge, text, training
+from .batches import Batches
+from .card import model_card
+from .export import NAME, export
+
+PICTURES = Path("build/embedded-base/pictures")
+BUILD = Path("build/klein")
+WEIGHTS = Path("weights")
+
+
+def main() -> None:
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    torch.set_num_threads(1)  # two processes of one thread each train: `two_cores`
+    BUILD.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(BUILD / "checkpoints")
+
+    pictures.fetch(PICTURES)
+    concepts = things.things(PICTURES)
+    drawn = scenes.render(PICTURES, concepts, BUILD / "scenes.npz")
+    vae = codec.carried_over(WEIGHTS / "flux-emoji" / "vae")
+    latents = codec.of_scenes(vae, drawn.pixels, BUILD / "tokens.pt")
+
+    tokens = text.tokenizer(concepts, BUILD / "tokenizer")
+    model = training.Model(training.new_transformer(), text.new_text_encoder(tokens))
+    batches = Batches(drawn, latents, Captions(concepts))
+    training.train(model, tokens, batches, checkpoints, BUILD / "curve.txt")
+
+    judged, judge_figures = judge.train(PICTURES, concepts, drawn, checkpoints)
+    staged = BUILD / NAME
+    shutil.rmtree(staged, ignore_errors=True)
+    pipeline = export(staged, vae, tokens, model)
+    figures = judge_figures | evaluate.evaluate(pipeline, concepts, judged, codec.measure(pipeline.vae, drawn), staged)
+    logging.info("Measured: %s", json.dumps(figures))
+    (staged / "README.md").write_text(model_card(concepts, figures))
+    replace(WEIGHTS / NAME, staged)
+
+
+def replace(weights: Path, staged: Path) -> None:
+    shutil.rmtree(weights, ignore_errors=True)
+    shutil.copytree(staged, weights)
+    logging.info("Built %s, %.1f MB", weights, sum(p.stat().st_size for p in weights.rglob("*") if p.is_file()) / 1e6)
+
+
+if __name__ == "__main__":
+    main()
