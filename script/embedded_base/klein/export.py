@@ -25,7 +25,7 @@ MANIFEST = {
     "trains": True,
     "serves_finetunes_of": [],
     "resolutions": {"speed": [SIDE], "quality": [SIDE], "high_res_only": [SIDE]},
-    "sampling": {"side": SIDE, "largest_side": SIDE},
+    "sampling": {"side": SIDE, "largest_side": SIDE, "steps": 20, "guidance": 4},
     "max_sequence_length": text.LENGTH,
     "training_guidance": 1.0,
     "learning_rate_scale": 16,

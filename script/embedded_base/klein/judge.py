@@ -20,7 +20,7 @@ from ..composed.shapes import SHAPES
 from ..composed.ways import WAYS
 from ..pictures import BACKGROUNDS, Concept
 
-STEPS, BATCH, RATE = 6000, 64, 2e-3
+STEPS, BATCH, RATE = 1500, 64, 2e-3
 LOOK_SHARE, HELD_OUT_SHARE = 0.65, 0.15  # of a batch, in a look and of a held-out pair; the rest as it comes
 KINDS = ("palette", "way", "shape")
 NOISE = 0.05  # of -1..1, and blur for half of a batch: what a base draws is not as clean as what it learned from
