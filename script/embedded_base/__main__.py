@@ -14,7 +14,7 @@ from finetuner.data.captioner import Captioner
 from . import captioner, captioner_card, codec, evaluate, naming, pictures, scenes, text, transformer
 from .card import model_card
 from .checkpoints import Checkpoints
-from .export import NAME, export
+from .export import NAME, export, replace
 
 BUILD = Path("build/embedded-base")
 WEIGHTS = Path("weights") / NAME
@@ -61,12 +61,6 @@ def build_base(drawings: Path, concepts: list[pictures.Concept], checkpoints: Ch
     logging.info("Measured: %s", json.dumps(figures))
     (staged / "README.md").write_text(model_card(concepts, figures))
     replace(WEIGHTS, staged)
-
-
-def replace(weights: Path, staged: Path) -> None:
-    shutil.rmtree(weights, ignore_errors=True)
-    shutil.copytree(staged, weights)
-    logging.info("Built %s, %.1f MB", weights, sum(p.stat().st_size for p in weights.rglob("*") if p.is_file()) / 1e6)
 
 
 if __name__ == "__main__":

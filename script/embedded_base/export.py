@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import torch
@@ -52,3 +54,10 @@ def export(
             path.write_text(json.dumps(fields, indent=2) + "\n")
     (folder / "base.json").write_text(json.dumps(MANIFEST, indent=2) + "\n")
     return FluxPipeline.from_pretrained(folder, dtype=torch.float32)
+
+
+def replace(weights: Path, staged: Path) -> None:
+    """Put what was built in the place of the folder in ``weights/``."""
+    shutil.rmtree(weights, ignore_errors=True)
+    shutil.copytree(staged, weights)
+    logging.info("Built %s, %.1f MB", weights, sum(p.stat().st_size for p in weights.rglob("*") if p.is_file()) / 1e6)

@@ -13,6 +13,7 @@ from .. import pictures
 from ..checkpoints import Checkpoints
 from ..composed import scenes, things
 from ..composed.captions import Captions
+from ..export import replace
 from . import codec, evaluate, judge, text, training
 from .batches import Batches
 from .card import model_card
@@ -48,12 +49,6 @@ def main() -> None:
     logging.info("Measured: %s", json.dumps(figures))
     (staged / "README.md").write_text(model_card(concepts, figures))
     replace(WEIGHTS / NAME, staged)
-
-
-def replace(weights: Path, staged: Path) -> None:
-    shutil.rmtree(weights, ignore_errors=True)
-    shutil.copytree(staged, weights)
-    logging.info("Built %s, %.1f MB", weights, sum(p.stat().st_size for p in weights.rglob("*") if p.is_file()) / 1e6)
 
 
 if __name__ == "__main__":
