@@ -14,7 +14,7 @@ from .captions import Facts
 from .looks import FAMILIES, PLAIN, Look, held_out_pairs, looks, redraw
 
 SIDE = 64  # pixels
-COUNT = 40_000
+COUNT = 16_000
 LOOK_SHARE = 0.5
 SINGLE_SHARE = 0.35  # of the scenes in a look: a palette, a way or a shape alone, from which its word is learned
 FAMILY_SHARES = (0.5, 0.125, 0.125, 0.125, 0.125)  # of the scenes in none
