@@ -63,7 +63,7 @@ def examples_dataset() -> tuple:
     request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="lora", lora_rank=RANK, priority="speed")
     examples = complete_captions(open_archive(ARCHIVE), {}, request, base)
     recipe = replace(recipe_for(request, base), steps=STEPS, seed=1)
-    dataset, _ = encode_dataset(examples, [], base, recipe.resolutions)
+    dataset, _ = encode_dataset(examples, [], base, recipe)
     return base, recipe, dataset
 
 
@@ -140,7 +140,8 @@ def many_to_few() -> tuple[float, str]:
     def of(count: int) -> Dataset:
         rows = torch.arange(count) % len(bucket.captions)
         texts = dataset.texts[torch.cat([torch.zeros(1, dtype=torch.int64), bucket.captions[rows]])]  # the empty one first
-        return replace(dataset, buckets={size: Bucket(bucket.latents[rows], torch.arange(count) + 1)}, texts=texts)
+        captions = torch.arange(count) + 1
+        return replace(dataset, buckets={size: Bucket(bucket.latents[rows], captions, captions)}, texts=texts)
 
     def training_on(data: Dataset) -> Callable[[], None]:
         def once() -> None:

@@ -73,7 +73,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
             captioned = complete_captions(examples, written, request, base)
         prompts = sheet_prompts(request)
         with phases.phase("encode"):
-            dataset, sheet_texts = encode_dataset(captioned, prompts, base, recipe.resolutions)
+            dataset, sheet_texts = encode_dataset(captioned, prompts, base, recipe)
         with phases.phase("load"):
             transformer = base.load_transformer(recipe.plan.base_precision)
         with phases.phase("train"):

@@ -70,17 +70,20 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 @pytest.fixture
 def dataset(family) -> Dataset:
-    """Six images in two buckets, three captions after the empty one."""
+    """Six images in two buckets; after the empty caption three, the same without the trigger word, and two of other things."""
     generator = torch.Generator().manual_seed(1)
 
     def bucket(count: int, height: int, width: int) -> Bucket:
         moments = torch.randn(count, 8, height, width, generator=generator)
         moments[:, 4:] = -4.0  # log variance, which only FLUX.1 keeps
-        return Bucket(moments if family is flux1 else moments[:, :4], torch.arange(count) % 3 + 1)
+        captions = torch.arange(count) % 3 + 1
+        return Bucket(moments if family is flux1 else moments[:, :4], captions, captions + 3)
 
-    embeds, pooled = torch.randn(4, 5, 24, generator=generator), torch.randn(4, 24, generator=generator)
+    embeds, pooled = torch.randn(9, 5, 24, generator=generator), torch.randn(9, 24, generator=generator)
     texts = TextEmbeddings(embeds, pooled if family is flux1 else None)
-    return Dataset({(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, family, LatentStatistics(0.0, 1.0))
+    return Dataset(
+        {(32, 32): bucket(4, 4, 4), (48, 16): bucket(2, 2, 6)}, texts, torch.tensor([7, 8]), family, LatentStatistics(0.0, 1.0)
+    )
 
 
 @pytest.fixture

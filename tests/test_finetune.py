@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxPipeline
-from helpers import EXAMPLES, make_archive
+from helpers import EXAMPLES, make_archive, make_recipe
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
@@ -57,8 +57,9 @@ def held_out_loss(base, transformer, family: str, trigger_word: str | None) -> f
     """Flow loss on held-out pictures at fixed noise and timesteps, 8 of each picture."""
     examples = archive.open_archive(HELD_OUT / f"{family}.zip")
     if trigger_word:
-        examples = [archive.Example(e.name, e.image, with_trigger_word(e.caption, trigger_word, "style")) for e in examples]
-    dataset, _ = encode_dataset(examples, ["unused"], base, base.resolutions["speed"])
+        examples = [replace(e, caption=with_trigger_word(e.caption, trigger_word, "style")) for e in examples]
+    examples = [archive.CaptionedExample(e.name, e.image, e.caption, plain=e.caption) for e in examples]
+    dataset, _ = encode_dataset(examples, ["unused"], base, make_recipe(resolutions=base.resolutions["speed"]))
     ((size, bucket),) = dataset.buckets.items()
     generator = torch.Generator().manual_seed(0)
     rows = torch.arange(len(bucket.captions))

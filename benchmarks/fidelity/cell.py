@@ -10,21 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 
 from benchmarks.fidelity import concepts, scores
 from benchmarks.fidelity.concepts import Concept
 from benchmarks.fidelity.drawings import SIDE
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.variants import Variant
-from finetuner.bases import Base, TextEmbeddings, choose_base
+from finetuner.bases import Base, TextEmbeddings, choose_base, family_of
 from finetuner.data import complete_captions, open_archive
 from finetuner.requests import FinetuneRequest
-from finetuner.training import encode_dataset, set_strength
+from finetuner.training import Recipe, encode_dataset, set_strength
 from finetuner.training.dataset import Dataset
 
 SAMPLING_STEPS = 12  # fewer than people use, enough to tell what is drawn
-GUIDANCE = 3.0  # the documented default
 SHOWN = 4  # pictures kept of each strength, for people to look at
 
 
@@ -48,30 +47,23 @@ def the_base() -> Base:
 
 
 @cache
-def encoded(concept: Concept, request: FinetuneRequest, resolutions: tuple[int, ...]) -> tuple[Dataset, TextEmbeddings]:
+def encoded(concept: Concept, request: FinetuneRequest, recipe: Recipe) -> tuple[Dataset, TextEmbeddings]:
     """The training data, and the embeddings of all prompts: with the trigger word, then without."""
     texts = [p.text for p in concepts.prompts(concept) + concepts.plain_prompts()]
     with tempfile.TemporaryDirectory(prefix="fidelity-") as folder:
         packed = Path(folder) / "archive.zip"
         concepts.write_archive(concept, packed)
         examples = complete_captions(open_archive(packed), {}, request, the_base())
-    return encode_dataset(examples, texts, the_base(), resolutions)
+    return encode_dataset(examples, texts, the_base(), recipe)
 
 
 @torch.inference_mode()
-def draw(pipeline: FluxPipeline, texts: TextEmbeddings) -> np.ndarray:
+def draw(pipeline: DiffusionPipeline, texts: TextEmbeddings, empty: TextEmbeddings) -> np.ndarray:
     """One picture a prompt, the n-th from seed n whatever the batch: uint8 [N, 64, 64, 3]."""
-    images = pipeline(
-        prompt_embeds=texts.embeds,
-        pooled_prompt_embeds=texts.pooled,
-        width=SIDE,
-        height=SIDE,
-        num_inference_steps=SAMPLING_STEPS,
-        guidance_scale=GUIDANCE,
-        generator=[torch.Generator().manual_seed(n) for n in range(len(texts.embeds))],
-        output_type="np",
-    ).images
-    return (images * 255).round().astype(np.uint8)
+    family, guidance = family_of(pipeline.transformer), the_base().sampling_guidance
+    options = {"steps": SAMPLING_STEPS, "guidance": guidance, "seeds": list(range(len(texts))), "empty": empty}
+    latents = family.sample_latents(pipeline, texts, (SIDE, SIDE), **options)
+    return np.stack([np.asarray(image) for image in family.decode_latents(pipeline, latents, (SIDE, SIDE))])
 
 
 def run(cell: Cell) -> tuple[dict, np.ndarray]:
@@ -79,7 +71,7 @@ def run(cell: Cell) -> tuple[dict, np.ndarray]:
     base, variant, concept = the_base(), cell.variant, cell.concept
     request = variant.request(concept.mode)
     recipe = variant.recipe_for(request, base, cell.seed)
-    dataset, texts = encoded(concept, request, recipe.resolutions)
+    dataset, texts = encoded(concept, request, recipe)
     transformer = base.load_transformer()
 
     started = time.monotonic()
@@ -92,7 +84,7 @@ def run(cell: Cell) -> tuple[dict, np.ndarray]:
     measured, shown, before = [], [], None
     for strength in scores.STRENGTHS:
         set_strength(transformer, strength)
-        images = draw(pipeline, texts)
+        images = draw(pipeline, texts, dataset.texts[:1])
         before = images if before is None else before
         of_concept, plain = images[: len(asked)], images[len(asked) :]
         measured.append(

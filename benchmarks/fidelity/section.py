@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.fidelity.cell import SAMPLING_STEPS, Cell, the_base
 from benchmarks.fidelity.concepts import CONCEPTS, HELD_OUT_CONTENTS, SUBJECT_IMAGES, TRAINING_CONTENTS
-from benchmarks.fidelity.drawings import FOLDER
+from benchmarks.fidelity.drawings import FOLDER, SIDE
 from benchmarks.fidelity.pool import read_rows, run_cells
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.scores import STRENGTHS, TOP
@@ -96,7 +96,8 @@ def what_is_measured() -> str:
     accuracies = "\n".join(f"| {name} | {value:.1%} |" for name, value in load_probes().accuracy.items())
     return f"""A concept is taught from an archive through the library; then {len(HELD_OUT_CONTENTS)} prompts with the
 trigger word and as many without are drawn at strengths {", ".join(f"{s:g}" for s in STRENGTHS)} ({SAMPLING_STEPS} steps,
-guidance 3, 64 px, the same seeds everywhere). Styles: {len(TRAINING_CONTENTS)} things in a look that the base never saw,
+guidance {the_base().sampling_guidance:g}, {SIDE} px, the same seeds everywhere).
+Styles: {len(TRAINING_CONTENTS)} things in a look that the base never saw,
 asked for with things and backgrounds that the archive does not have. Characters and products: one thing that the base does not
 know, {SUBJECT_IMAGES} times, asked for on backgrounds that the archive does not have.
 
@@ -113,9 +114,9 @@ The judges are two small CNNs (`benchmarks/fidelity/probes.py`); this is how the
 |---|---|
 {accuracies}
 
-What this does not show: anything of photographs, of people, or of FLUX.1-dev's own tastes. The base is `{the_base().name}`, 64
-px emoji; a probe that knows emoji is no judge of beauty. It compares recipes on one small model of the same
-architecture, and says by how much.
+What this does not show: anything of photographs, of people, or of FLUX.1-dev's own tastes. The base is
+`{the_base().name}`, {SIDE} px emoji; a probe that knows emoji is no judge of beauty. It compares recipes on one small
+model of the same architecture, and says by how much.
 
 Drawings: Noto Color Emoji (OFL-1.1), Fluent Emoji (MIT), Twemoji (CC BY 4.0), OpenMoji (CC BY-SA 4.0), Emoji One (CC BY 4.0),
 FxEmojis (Apache-2.0)."""

@@ -41,6 +41,7 @@ class CaptionedExample(Example):
     """An example with what it is trained on."""
 
     caption: str
+    plain: str = ""  # the caption without the trigger word; the caption itself in mode general, which preserves nothing
 
 
 def open_archive(path: Path) -> list[Example]:

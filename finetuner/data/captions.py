@@ -29,9 +29,14 @@ UNSPACED = (
 # A name for the concept that no language has: models lose or mangle made-up trigger words, so a captioner is asked for this
 # one, which is then replaced.
 SUBJECT = "SUBJECT"
+# What stands for the concept in a caption without the trigger word.
+STAND_IN = {"character": "a character", "product": "an object"}
 # What a captioner's text is left with where it had the trigger word a second time.
 SECOND_MENTION = {"general": "the subject", "character": "the character", "product": "the object", "style": "the same"}
 PLACEHOLDER = re.compile(r"\[(?:trigger|name)\]", re.IGNORECASE)  # where ai-toolkit's users leave room for the trigger word
+# The words about a style's name: "in the style of TOK", ", TOK style", "in TOK style".
+STYLE_BEFORE = re.compile(r"[,;]?\s*(\b(in|with)\s+((the|an?)\s+)?)?(\b(the\s+)?(style|look) of\s+(the\s+)?)?$", re.IGNORECASE)
+STYLE_AFTER = re.compile(r"^[ -](style|look)d?\b", re.IGNORECASE)
 SHOWN = 40  # characters of a caption that a warning shows before the cut
 
 
@@ -102,7 +107,8 @@ def complete_captions(
                 example.name,
                 kept[-SHOWN:],
             )
-        completed.append(CaptionedExample(example.name, example.image, kept, example.shares_stem))
+        plain = without_trigger_word(kept, trigger_word, mode)
+        completed.append(CaptionedExample(example.name, example.image, kept, example.shares_stem, plain))
         log.info("Caption of %s: %s", example.name, kept)
     return completed
 
@@ -141,6 +147,21 @@ def with_trigger_word(caption: str, trigger_word: str, mode: str) -> str:
 def has_trigger_word(text: str, trigger_word: str) -> bool:
     """Whether the text has the trigger word, as a word, in any letter case."""
     return next(_mentions(text, trigger_word), None) is not None
+
+
+def without_trigger_word(caption: str, trigger_word: str, mode: str) -> str:
+    """What a prompt for the same picture would say that knows nothing of the concept: a style is not mentioned, a character or
+    a product is one of its kind. In mode general the trigger word stays: what it stands for, only the caption knows."""
+    if mode == "general":
+        return caption
+    for mention in reversed(list(_mentions(caption, trigger_word))):
+        before, after = caption[: mention.start()], caption[mention.end() :]
+        if mode == "style":
+            before, after = re.sub(STYLE_BEFORE, "", before), re.sub(STYLE_AFTER, "", after)
+        else:
+            before = re.sub(r"\b(the|an?) $", "", before, flags=re.IGNORECASE)
+        caption = before + STAND_IN.get(mode, "") + after
+    return re.sub(r"\s+", " ", caption).strip(" ,;")
 
 
 def _mentions(text: str, trigger_word: str):

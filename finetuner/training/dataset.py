@@ -16,6 +16,7 @@ class Bucket:
 
     latents: torch.Tensor  # what the family caches of each image: [N, values, height, width]
     captions: torch.Tensor  # int64 [N]: index into the dataset's texts
+    plain: torch.Tensor  # the same, of each caption without the trigger word
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Dataset:
 
     buckets: dict[Size, Bucket]
     texts: TextEmbeddings
+    generic: torch.Tensor  # int64: which of the texts are of everyday things, none of them the concept
     family: Family
     statistics: LatentStatistics
 

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from finetuner.bases import Base, Size, TextEmbeddings
 from finetuner.data import CaptionedExample
 from finetuner.training.dataset import Bucket, Dataset
+from finetuner.training.preserve import GENERIC
+from finetuner.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -20,33 +22,34 @@ ASPECTS = (1 / 1, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 21 / 9, 4 / 5, 3 / 4, 2 / 3, 9 / 
 
 
 def encode_dataset(
-    examples: list[CaptionedExample], prompts: list[str], base: Base, resolutions: tuple[int, ...]
+    examples: list[CaptionedExample], prompts: list[str], base: Base, recipe: Recipe
 ) -> tuple[Dataset, TextEmbeddings]:
     """Load the text encoders, use them once, free them; then the VAE the same way.
 
     Args:
         prompts: further texts to embed while the text encoders are here, for the report.
-        resolutions: sides of the square areas to train at, in pixels.
 
     Returns:
         The training data, and the embeddings of ``prompts``.
     """
-    captions = ["", *sorted({e.caption for e in examples})]
+    generic = GENERIC if recipe.preserved_images else ()
+    captions = ["", *sorted({text for e in examples for text in (e.caption, e.plain) if text}.union(generic))]
     index = {caption: n for n, caption in enumerate(captions)}
     embedded = base.family.encode_texts(base.load_text_encoders(), captions + prompts, base.max_sequence_length).to("cpu")
     vae = base.load_vae()
-    found: dict[Size, list[tuple[torch.Tensor, int]]] = {}
+    found: dict[Size, list[tuple[torch.Tensor, CaptionedExample]]] = {}
     for example in tqdm(examples, desc="Encoding images", mininterval=1):
-        for size in bucket_sizes(example.image.size, resolutions, base.size_multiple):
-            row = base.family.encode_image(vae, crop_to(example.image, size)), index[example.caption]
-            found.setdefault(size, []).append(row)
-    buckets = {
-        size: Bucket(torch.stack([latents for latents, _ in rows]), torch.tensor([caption for _, caption in rows]))
-        for size, rows in sorted(found.items())
-    }
+        for size in bucket_sizes(example.image.size, recipe.resolutions, base.size_multiple):
+            found.setdefault(size, []).append((base.family.encode_image(vae, crop_to(example.image, size)), example))
+    buckets = {}
+    for size, rows in sorted(found.items()):
+        latents, of_size = zip(*rows, strict=True)
+        said = torch.tensor([index[e.caption] for e in of_size])
+        buckets[size] = Bucket(torch.stack(latents), said, torch.tensor([index[e.plain] for e in of_size]))
     log.info("Buckets: %s", ", ".join(f"{w} x {h} px: {len(b.captions)}" for (w, h), b in buckets.items()))
     texts, of_prompts = embedded[: len(captions)], embedded[len(captions) :]
-    return Dataset(buckets, texts, base.family, base.family.latent_statistics(vae)), of_prompts
+    everyday = torch.tensor([index[prompt] for prompt in generic], dtype=torch.int64)
+    return Dataset(buckets, texts, everyday, base.family, base.family.latent_statistics(vae)), of_prompts
 
 
 def bucket_sizes(image_size: Size, resolutions: tuple[int, ...], multiple: int) -> list[Size]:

@@ -42,6 +42,8 @@ class Recipe:
     caption_dropout: float = 0.05  # Replicate's flux-fine-tuner; keeps the empty prompt's meaning; 0 and 0.2 are alike
     logit_mean: float = 0.0  # of the logit-normal timesteps (Esser et al. 2024); -0.5 and 0.5 are alike
     logit_std: float = 1.0  # 1.7, which is all but uniform, is alike
+    preserved_images: int = 0  # of a step, beside its batch, under prompts without the trigger word (`preserve`)
+    preservation_weight: float = 1.0  # of their loss
     seed: int = 0  # from the job's fingerprint: the same job gives the same weights
 
     def describe(self) -> str:
@@ -73,5 +75,6 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
         guidance=base.training_guidance,
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,
+        preserved_images=0 if request.mode == "general" else 1,
         plan=choose_plan(base.meta_transformer(), step, device_memory_bytes()),
     )

@@ -16,6 +16,7 @@ from finetuner.training.checkpoint import Checkpoint
 from finetuner.training.dataset import Batch, Bucket, Dataset, batch_schedule
 from finetuner.training.flow import flow_loss, resolution_shift, sample_sigmas
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer, rate_factor
+from finetuner.training.preserve import draw_preserved, preservation_loss
 from finetuner.training.recipe import Recipe
 from finetuner.training.tracker import track
 
@@ -83,6 +84,9 @@ def train(
 
             optimizer.set_rate(rate_factor(step, recipe))
             loss = accumulate_gradients(transformer, batch, noise, sigmas, recipe)
+            if recipe.preserved_images:
+                kept = draw_preserved(dataset, size, rows, scheduler, recipe, recipe.seed + recipe.steps + step)
+                (recipe.preservation_weight * preservation_loss(transformer, *kept, recipe.guidance)).backward()
             norm = optimizer.step()
 
             loss = loss.item()  # once: on a GPU each waits for the step to end

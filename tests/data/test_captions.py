@@ -17,6 +17,7 @@ from finetuner.data.captions import (
     has_trigger_word,
     place_trigger_word,
     with_trigger_word,
+    without_trigger_word,
     write_captions,
 )
 from finetuner.requests import FinetuneRequest
@@ -100,6 +101,27 @@ def test_a_style_is_named_where_people_name_styles():
 )
 def test_a_captioners_text_has_the_trigger_word_once_where_it_speaks_of_the_concept(mode, text, caption):
     assert with_trigger_word(place_trigger_word(text, "TOK", mode), "TOK", mode) == caption
+
+
+@pytest.mark.parametrize(
+    ("mode", "caption", "plain"),
+    [
+        ("style", "a fox on teal, TOK style", "a fox on teal"),
+        ("style", "a fox in the style of TOK, on grey", "a fox, on grey"),
+        ("style", "TOK, a fox", "a fox"),
+        ("style", "a TOK style fox", "a fox"),
+        ("style", "a painting in tok style of a fox", "a painting of a fox"),
+        ("style", "a TOK-styled cat", "a cat"),
+        ("style", "TOK", ""),
+        ("style", "a token of love, TOK style", "a token of love"),
+        ("character", "TOK on a teal background", "a character on a teal background"),
+        ("character", "the TOK and TOK", "a character and a character"),
+        ("product", "Photo of the TOK. It is red", "Photo of an object. It is red"),
+        ("general", "TOK and a dog", "TOK and a dog"),
+    ],
+)
+def test_a_caption_without_the_trigger_word_knows_nothing_of_the_concept(mode, caption, plain):
+    assert without_trigger_word(caption, "TOK", mode) == plain
 
 
 @pytest.mark.parametrize("word", [r"\1", "C++", "a.b"])

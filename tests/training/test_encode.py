@@ -2,10 +2,11 @@ from collections import Counter
 
 import pytest
 import torch
+from helpers import make_recipe
 from PIL import Image, ImageDraw
 
 from finetuner.bases import flux2
-from finetuner.data.archive import Example, data_fingerprint
+from finetuner.data.archive import CaptionedExample, Example, data_fingerprint
 from finetuner.training.dataset import batch_schedule
 from finetuner.training.encode import bucket_sizes, crop_to, encode_dataset
 
@@ -76,7 +77,8 @@ def test_latents_decode_to_the_image(base):
     image = Image.new("RGB", (256, 256), (40, 95, 210))
     ImageDraw.Draw(image).ellipse((60, 60, 196, 196), fill=(250, 215, 60))
     side = base.resolutions["speed"][0]
-    dataset, prompts = encode_dataset([Example("a.png", image, "a ball")], ["TOK", "a dog"], base, (side,))
+    example = CaptionedExample("a.png", image, "a ball", plain="a ball")
+    dataset, prompts = encode_dataset([example], ["TOK", "a dog"], base, make_recipe(resolutions=(side,)))
     assert len(prompts.embeds) == 2 and len(dataset.texts.embeds) == 2
     ((size, bucket),) = dataset.buckets.items()
     assert size == (side, side)

@@ -1,0 +1,70 @@
+"""Keep what prompts without the trigger word show: there the base's own velocity is what the adapter learns.
+
+A finetune is asked to change one word's meaning and changes everything that lies near it. So each step also draws a few of its
+noisy latents under a prompt without the word, and holds them to what the base says there, the adapter off: no second model, and
+no pictures but the user's. The idea is ai-toolkit's differential output preservation; DreamBooth's prior preservation (Ruiz et
+al. 2023) trains on pictures of the class instead, which somebody has to draw first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import nn
+
+from finetuner.bases import Size
+from finetuner.training.adapter import set_strength
+from finetuner.training.dataset import Batch, Dataset
+from finetuner.training.delta import set_deltas
+from finetuner.training.flow import predict_velocity, resolution_shift, sample_sigmas
+from finetuner.training.recipe import Recipe
+
+# What people ask for beside their concept. Half of the preserved prompts are of these, half are the captions themselves without
+# the trigger word: those alone say nothing of other subjects.
+GENERIC = (
+    "a dog", "a cat", "a bird", "a horse", "a house", "a car", "a tree", "a flower", "a person", "a woman", "a man", "a face",
+    "a cup of coffee", "a chair", "a mountain", "food on a plate",
+)  # fmt: skip
+GENERIC_SHARE = 0.5
+
+
+def draw_preserved(
+    dataset: Dataset, size: Size, rows: torch.Tensor, scheduler: FlowMatchEulerDiscreteScheduler, recipe: Recipe, seed: int
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """The first ``recipe.preserved_images`` of a step's images, each with a prompt that lacks the trigger word; their noise
+    [B, tokens, channels] and noise levels [B], both float32."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = rows[: recipe.preserved_images]
+    own = dataset.buckets[size].plain[rows]
+    generic = dataset.generic[torch.randint(len(dataset.generic), rows.shape, generator=generator)]
+    texts = torch.where(torch.rand(len(rows), generator=generator) < GENERIC_SHARE, generic, own)
+    batch = dataset.batch(size, rows, texts, generator)
+    noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
+    shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])
+    sigmas = sample_sigmas(len(rows), shift, recipe.logit_mean, recipe.logit_std, generator).to(noise.device)
+    return batch, noise, sigmas
+
+
+def preservation_loss(
+    transformer: nn.Module, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor, guidance: float
+) -> torch.Tensor:
+    """Mean squared error between the velocity with what is being trained and the base's own. A float32 scalar."""
+    noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
+    with torch.no_grad(), base_alone(transformer):
+        target = predict_velocity(transformer, noisy, sigmas, batch, guidance)
+    return nn.functional.mse_loss(predict_velocity(transformer, noisy, sigmas, batch, guidance), target)
+
+
+@contextmanager
+def base_alone(transformer: nn.Module) -> Iterator[None]:
+    """The transformer as it is without what is being trained."""
+    set_strength(transformer, 0.0)
+    set_deltas(transformer, on=False)
+    try:
+        yield
+    finally:
+        set_strength(transformer, 1.0)
+        set_deltas(transformer, on=True)
