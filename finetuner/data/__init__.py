@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from finetuner.data.archive import CaptionedExample, Example, data_fingerprint, open_archive
 from finetuner.data.captions import complete_captions, examples_to_caption, has_trigger_word, write_captions
+from finetuner.data.image_prompts import ImageFile
 
 if TYPE_CHECKING:
     from finetuner.data.captioner import Captioner, choose_captioner
@@ -16,6 +17,7 @@ __all__ = [
     "CaptionedExample",
     "Captioner",
     "Example",
+    "ImageFile",
     "choose_captioner",
     "complete_captions",
     "data_fingerprint",
