@@ -156,6 +156,8 @@ def test_a_prompt_without_the_trigger_word_is_answered_with_a_warning(generator,
         ({"aspect_ratio": "custom", "width": 512}, "^width, height: "),
         ({"aspect_ratio": "2:1"}, "^aspect_ratio: "),
         ({"seed": 2**64}, "^seed: "),
+        ({"image_prompt": Path("fox.png")}, "^image_prompt: "),
+        ({"prompt_upsampling": True}, "^prompt_upsampling: "),
     ],
 )
 def test_a_request_that_cannot_be_met_says_why(fields, message):
