@@ -124,6 +124,8 @@ class Predictor(BaseRunner):
             current_scope().record_metric(f"{phase}_seconds", seconds)
         current_scope().record_metric("adapter_cache_hit", made.adapter_hit)
         current_scope().record_metric("prompt_cache_hit", made.prompt_hit)
+        if made.image_prompt_hit is not None:
+            current_scope().record_metric("image_prompt_cache_hit", made.image_prompt_hit)
         return Path(made.path)
 
     def delete_previous_image(self) -> None:

@@ -144,12 +144,8 @@ class ImageRequest:
             log.warning("width and height count with aspect_ratio 'custom' only; this image is %s", self.aspect_ratio)
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"seed: {self.seed} does not fit into 64 bits. Send one from {-(2**63)} to {2**64 - 1}, or none.")
-        if self.image_prompt is not None:
-            raise ValueError("image_prompt: is not read here yet. Leave it out, and describe the picture in prompt.")
-        if self.image_prompt_strength != DEFAULT_IMAGE_PROMPT_STRENGTH:
+        if self.image_prompt is None and self.image_prompt_strength != DEFAULT_IMAGE_PROMPT_STRENGTH:
             log.warning("image_prompt_strength: %g changes nothing without an image_prompt", self.image_prompt_strength)
-        if self.prompt_upsampling:
-            raise ValueError("prompt_upsampling: does not work here yet. Send false, and say more in prompt.")
         if self.raw:
             raise ValueError("raw: does not work here yet. Send false.")
         if self.safety_tolerance not in (2, 6):

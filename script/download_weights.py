@@ -1,4 +1,7 @@
-"""Download a FLUX base, its reader of image prompts or the captioner, at a pinned revision, into weights/. Run it as script/download-weights; it resumes."""
+"""Download a FLUX base, its reader of image prompts or the captioner, at a pinned revision, into weights/.
+
+Run it as script/download-weights; it resumes.
+"""
 
 import argparse
 import shutil

@@ -205,7 +205,7 @@ class Base(ModelFolder):
             ValueError: this base has none, or its weights were not downloaded.
         """
         self.require_reads_images()
-        if self.family.IMAGE_READER is None:
+        if self.family.IMAGE_READER is None or self.image_reader is None:
             return pipeline
         reader = self.family.IMAGE_READER.from_pretrained(WEIGHTS / self.image_reader, dtype=weight_dtype()).to(device())
         for part in reader.components.values():

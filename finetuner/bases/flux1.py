@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, FluxPriorReduxPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderKL, DiffusionPipeline, FluxPipeline, FluxPriorReduxPipeline, FluxTransformer2DModel
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
@@ -26,7 +26,7 @@ TRANSFORMER = FluxTransformer2DModel
 VAE = AutoencoderKL
 TEXT_PARTS: tuple[str, ...] = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")  # CLIP's, then T5's
 TOKENIZER = "tokenizer_2"
-IMAGE_READER = FluxPriorReduxPipeline
+IMAGE_READER: type[DiffusionPipeline] | None = FluxPriorReduxPipeline
 MODULATION: tuple[str, ...] = ("norm.linear", "norm1.linear", "norm1_context.linear")
 
 MEMORY = BlockMemory(

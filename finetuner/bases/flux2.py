@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+from diffusers import AutoencoderKLFlux2, DiffusionPipeline, Flux2KleinPipeline, Flux2Transformer2DModel
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
@@ -33,7 +33,7 @@ TRANSFORMER = Flux2Transformer2DModel
 VAE = AutoencoderKLFlux2
 TEXT_PARTS: tuple[str, ...] = ("text_encoder", "tokenizer")  # Qwen3's
 TOKENIZER = "tokenizer"
-IMAGE_READER = None  # pictures are tokens like the image's own, at t = 10
+IMAGE_READER: type[DiffusionPipeline] | None = None  # pictures are tokens like the image's own, at t = 10
 MODULATION: tuple[str, ...] = ()
 
 MEMORY = BlockMemory(
@@ -213,11 +213,9 @@ def _reading(transformer: Flux2Transformer2DModel, reference: ImagePrompt | None
 
     def add(_, arguments: tuple, inputs: dict) -> tuple[tuple, dict]:
         images = inputs["hidden_states"]
-        tokens, ids = (part.expand(len(images), -1, -1) for part in (reference.tokens, reference.ids))
-        return arguments, inputs | {
-            "hidden_states": torch.cat([images, tokens.to(images.dtype)], dim=1),
-            "img_ids": torch.cat([inputs["img_ids"], ids], dim=1),
-        }
+        parts = {"hidden_states": reference.tokens.to(images.dtype), "img_ids": reference.ids}
+        beside = {name: torch.cat([inputs[name], part.expand(len(images), -1, -1)], dim=1) for name, part in parts.items()}
+        return arguments, inputs | beside
 
     hook = transformer.register_forward_pre_hook(add, with_kwargs=True)
     try:

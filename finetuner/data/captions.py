@@ -112,8 +112,8 @@ def place_trigger_word(text: str, trigger_word: str, mode: str) -> str:
     if mode in ("character", "product"):
         text = re.sub(rf"\b((the|an?) )?{SUBJECT}\b", lambda _: trigger_word, text, flags=re.IGNORECASE)
     text = re.sub(r"^(A|An|The) ", lambda article: article[0].lower(), text)  # it may not stay at the beginning
-    mentions = list(mentions(text, trigger_word))
-    for mention in reversed(mentions[1:]):
+    found = list(mentions(text, trigger_word))
+    for mention in reversed(found[1:]):
         text = text[: mention.start()] + SECOND_MENTION[mode] + text[mention.end() :]
     return text
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from functools import cached_property
+
+from cachetools import LRUCache
 
 from finetuner.bases import Base
 from finetuner.data.captioner import CAPTIONERS, Captioner, generate_texts
@@ -20,10 +21,12 @@ INSTRUCTION = (
     " in its place. Say after them what the prompt leaves open: the composition, the light, the background, the detail. Add no"
     " second subject and no writing. Answer with the new prompt alone, in at most 60 words."
 )
+REMEMBERED = 256  # prompts: the next seed need not wait for the same again
 MAX_TOKENS = 160  # 60 words, and room for those that are spelt
 # Words that a rewriting may drop without changing what is asked for.
 SMALL_WORDS = frozenset(
-    "a an and are as at be by for from in into is it its of on or over some that the their this to under with without".split()
+    ("a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or", "over")
+    + ("some", "that", "the", "their", "this", "to", "under", "with", "without")
 )
 STEM = 4  # letters of a word that its other forms share: "photo" and "photograph", "painting" and "painted"
 
@@ -33,6 +36,7 @@ class PromptUpsampler:
 
     def __init__(self, base: Base, captioner: Captioner):
         self.base, self.captioner = base, captioner
+        self.upsampled: LRUCache[tuple[str, str, str], str] = LRUCache(REMEMBERED)
 
     @classmethod
     def open(cls, base: Base) -> PromptUpsampler:
@@ -67,6 +71,14 @@ class PromptUpsampler:
         Args:
             mode: the finetune's: where the trigger word is put if neither prompt nor rewriting has it.
         """
+        key = prompt, trigger_word, mode
+        if key not in self.upsampled:
+            self.upsampled[key] = self._upsample(*key)
+        longer = self.upsampled[key]
+        log.info("Prompt, upsampled by %s: %s", self.captioner.name, longer)
+        return longer
+
+    def _upsample(self, prompt: str, trigger_word: str, mode: str) -> str:
         asked = replace_mentions(prompt, trigger_word, SUBJECT, SUBJECT)
         conversation = [
             {"role": "system", "content": [{"type": "text", "text": INSTRUCTION}]},
@@ -81,7 +93,6 @@ class PromptUpsampler:
         longer = cut_to_length(longer, trigger_word, mode, self.base.characters_read)
         if lost := lost_words(prompt, longer):
             return self._as_it_was(prompt, f"lost {', '.join(lost)} where it was cut to what the text encoder reads")
-        log.info("Prompt, upsampled by %s: %s", self.captioner.name, longer)
         return longer
 
     def _as_it_was(self, prompt: str, why: str) -> str:

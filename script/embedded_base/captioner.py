@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from finetuner.data.captioner import CAPTIONERS, INSTRUCTIONS, SUBJECT
-
 from finetuner.data.upsampling import INSTRUCTION
 
 from . import captions, rewriting
