@@ -24,10 +24,10 @@ INSTRUCTION = (
 REMEMBERED = 256  # prompts: the next seed need not wait for the same again
 MAX_TOKENS = 160  # 60 words, and room for those that are spelt
 # Words that a rewriting may drop without changing what is asked for.
-SMALL_WORDS = frozenset(
-    ("a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or", "over")
-    + ("some", "that", "the", "their", "this", "to", "under", "with", "without")
-)
+SMALL_WORDS = {
+    "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or", "over",
+    "some", "that", "the", "their", "this", "to", "under", "with", "without",
+}  # fmt: skip
 STEM = 4  # letters of a word that its other forms share: "photo" and "photograph", "painting" and "painted"
 
 
