@@ -89,6 +89,7 @@ class PromptUpsampler:
             return self._as_it_was(prompt, "came out empty, repeated itself or was made of numbers that are not finite")
         if lost := lost_words(asked, said):
             return self._as_it_was(prompt, f"lost {', '.join(lost)}")
+        said = replace_mentions(said, trigger_word, SUBJECT, SUBJECT)
         longer = replace_mentions(said, SUBJECT, trigger_word, SECOND_MENTION[mode])
         longer = cut_to_length(longer, trigger_word, mode, self.base.characters_read)
         if lost := lost_words(prompt, longer):

@@ -69,8 +69,8 @@ out from most. Of another prompt it loses words, which whoever asks must notice.
 
 Trained by `script/build-embedded-base` on {SIGHT_STEPS * SIGHT_BATCH:,} views, to name, {SPEECH_STEPS * SPEECH_BATCH:,} more,
 to speak, and {REWRITING_STEPS * REWRITING_BATCH // CAPTIONS_EVERY:,} more beside
-{REWRITING_STEPS * REWRITING_BATCH * (CAPTIONS_EVERY - 1) // CAPTIONS_EVERY:,} prompts, to make those longer. Each view is composed
-anew: drawings as they are, in shifted colours, in grey, as silhouettes and in ink (outlines,
+{REWRITING_STEPS * REWRITING_BATCH * (CAPTIONS_EVERY - 1) // CAPTIONS_EVERY:,} prompts, to make those longer. Each view is
+composed anew: drawings as they are, in shifted colours, in grey, as silhouettes and in ink (outlines,
 edges and dark parts, by filters), turned, scaled, mirrored and moved over {len(BACKGROUNDS)} named background colours. The
 drawings:
 

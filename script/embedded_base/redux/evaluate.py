@@ -17,7 +17,7 @@ from ..pictures import BACKGROUNDS, Concept
 
 COUNT = 200
 BATCH = 20
-STEPS = 20
+STEPS = 12
 SIZE = (96, 96)  # pixels of a prompt
 
 
