@@ -6,7 +6,7 @@ from typing import Optional
 
 from cog import BaseRunner, Input, Path, current_scope
 
-from entrypoints.interface import as_documented, complete_schema
+from entrypoints.interface import as_documented, complete_schema, local_file, read_data_uris
 from entrypoints.logs import show_library_log
 from entrypoints.startup import check_predict_server
 from finetuner.generate import Generator
@@ -18,6 +18,7 @@ class Predictor(BaseRunner):
         show_library_log()
         check_predict_server()
         complete_schema(trains=False)
+        read_data_uris("image_prompt")
         self.generator = Generator.open()
         self.images = pathlib.Path(tempfile.mkdtemp(prefix="images-"))
 
@@ -34,6 +35,16 @@ class Predictor(BaseRunner):
             ge=0,
             le=2,
             description="How strongly the finetune acts: 0 leaves the base model as it is, 1 is as trained. Go up to 1.4, for a style even further, when the concept is too weak, and below 1 when it overpowers the prompt.",
+        ),
+        image_prompt: Optional[Path] = Input(
+            default=None,
+            description="A picture to take after, beside the prompt: JPEG, PNG, GIF or WebP, up to 20 MB and 20 megapixels.",
+        ),
+        image_prompt_strength: float = Input(
+            default=0.1,
+            ge=0,
+            le=1,
+            description="How much the image prompt counts beside the prompt: 0 leaves it out, 1 follows the picture most closely.",
         ),
         aspect_ratio: str = Input(
             default="1:1",
@@ -52,6 +63,10 @@ class Predictor(BaseRunner):
             le=1440,
             description="Height in pixels, rounded to a multiple of 32. Only for aspect_ratio custom.",
         ),
+        prompt_upsampling: bool = Input(
+            default=False,
+            description="Whether a language model adds composition, light and detail to the prompt before it is drawn. The answer's log and the image's metadata say what it made of it.",
+        ),
         steps: int = Input(
             default=40,
             ge=1,
@@ -64,6 +79,16 @@ class Predictor(BaseRunner):
             le=5,
             description="How closely the image follows the prompt. Lower looks more natural, higher is more literal.",
         ),
+        raw: bool = Input(
+            default=False,
+            description="Whether the image is to look less processed, more like a candid photograph. Only for bases that draw photographs.",
+        ),
+        safety_tolerance: int = Input(
+            default=2,
+            ge=1,
+            le=6,
+            description="How much the check of the image and the image prompt lets pass: 1 is the strictest, 6 lets everything pass.",
+        ),
         seed: Optional[int] = Input(
             default=None,
             description="The same seed with the same inputs gives the same image. Left out, every request draws a new one.",
@@ -75,26 +100,32 @@ class Predictor(BaseRunner):
         ),
     ) -> Path:
         self.delete_previous_image()
-        made = self.generator.generate(
-            as_documented(
+        with local_file("image_prompt", image_prompt) as picture:
+            request = as_documented(
                 ImageRequest,
                 prompt=prompt,
                 finetune_id=finetune_id,
                 finetune_strength=finetune_strength,
+                image_prompt=picture,
+                image_prompt_strength=image_prompt_strength,
                 aspect_ratio=aspect_ratio,
                 width=width,
                 height=height,
+                prompt_upsampling=prompt_upsampling,
                 steps=steps,
                 guidance=guidance,
+                raw=raw,
+                safety_tolerance=safety_tolerance,
                 seed=seed,
                 output_format=output_format,
-            ),
-            self.images,
-        )
+            )
+            made = self.generator.generate(request, self.images)
         for phase, seconds in made.seconds.items():
             current_scope().record_metric(f"{phase}_seconds", seconds)
         current_scope().record_metric("adapter_cache_hit", made.adapter_hit)
         current_scope().record_metric("prompt_cache_hit", made.prompt_hit)
+        if made.image_prompt_hit is not None:
+            current_scope().record_metric("image_prompt_cache_hit", made.image_prompt_hit)
         return Path(made.path)
 
     def delete_previous_image(self) -> None:

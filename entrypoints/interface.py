@@ -27,6 +27,9 @@ from entrypoints.other_names import sentences
 SCHEMA = Path(".cog/openapi_schema.json")  # as Cog names it, in the server's folder
 IS_SERVER = coglet.server.active  # false where a test or a script imports an entrypoint
 
+# The inputs that are files: what each is called, and the media type of one.
+FILES = {"input_images": ("archive", "application/zip"), "image_prompt": ("picture", "image/png")}
+
 ELSEWHERE = {  # what a server says to a request for the other one, by the schema that it is checked against
     "TrainingInput": "This server makes images: POST /predictions. Trainings go to a server started with --x-mode train.",
     "Input": "This server trains: POST /trainings. Images are made by a server started without --x-mode train.",
@@ -117,8 +120,8 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
 
 
 @contextmanager
-def local_file(field: str, sent: Path | str) -> Iterator[Path]:
-    """The file of an input, on this machine's disk as long as the context lasts.
+def local_file(field: str, sent: Path | str | None) -> Iterator[Path | None]:
+    """The file of an input of `FILES`, on this machine's disk as long as the context lasts; None where it is left out.
 
     Cog downloads http(s) URLs and decodes data: URIs, but hands over any other string as it came: a scheme in capitals or
     after a space, too, which is fetched here.
@@ -126,6 +129,9 @@ def local_file(field: str, sent: Path | str) -> Iterator[Path]:
     Raises:
         ValueError: it is no such address.
     """
+    if sent is None:
+        yield None
+        return
     if isinstance(sent, Path):
         yield Path(sent)
         return
@@ -133,7 +139,7 @@ def local_file(field: str, sent: Path | str) -> Iterator[Path]:
     if scheme.lower() not in ("http", "https", "data"):
         raise ValueError(
             f"{field}: {sent[:80]!r} is not an address this server fetches. "
-            "Send an http:// or https:// URL of the archive, or the archive itself as a data: URI."
+            f"Send an http:// or https:// URL of the {FILES[field][0]}, or the {FILES[field][0]} itself as a data: URI."
         )
     fetched = cog.Path.validate(f"{scheme.lower()}:{rest}")
     try:
@@ -171,7 +177,9 @@ def read_data_uri(field: str, uri: str) -> tuple[str, bytes]:
     """
     header, comma, text = uri.partition(":")[2].partition(",")
     if not comma:
-        raise ValueError(f"{field}: the data: URI has no comma. Send data:application/zip;base64, and then the file in base64.")
+        raise ValueError(
+            f"{field}: the data: URI has no comma. Send data:{FILES[field][1]};base64, and then the file in base64."
+        )
     kind, *parameters = (part.strip() for part in header.split(";"))
     kind = kind or "application/octet-stream"
     data = unquote_to_bytes(text)

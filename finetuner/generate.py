@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from finetuner.bases import Base, choose_base
-from finetuner.data import has_trigger_word
+from finetuner.data import ImageFile, PromptUpsampler, has_trigger_word
 from finetuner.phases import Seconds
 from finetuner.requests import RANKS, ImageRequest
 from finetuner.serving import (
     FinetuneCache,
+    ImagePromptCache,
     PromptCache,
-    ServedFinetune,
     Slot,
     adapter_cache_bytes,
     compile_wanted,
@@ -38,9 +39,10 @@ class Generated:
 
     path: Path
     seed: int
-    seconds: dict[str, float]  # by phase: fetch, encode, sampling, decode
+    seconds: dict[str, float]  # by phase: fetch, upsample where that is asked for, encode, sampling, decode
     adapter_hit: bool  # the LoRA was in memory
     prompt_hit: bool  # the prompt's embeddings were
+    image_prompt_hit: bool | None  # the image prompt's were; None where there is none
 
 
 class Generator:
@@ -54,6 +56,7 @@ class Generator:
         self.slot = Slot(self.pipeline.transformer, rank=max(RANKS))
         self.finetunes = FinetuneCache(store, base, self.slot, budget)
         self.prompts = PromptCache(base, self.pipeline)
+        self.image_prompts = ImagePromptCache(base, self.pipeline)
         if compiled:
             self._compile()
 
@@ -67,7 +70,8 @@ class Generator:
         which is the caller's to delete.
 
         Raises:
-            ValueError: the finetune does not exist, is damaged, or was made for another base.
+            ValueError: the finetune does not exist, is damaged, or was made for another base; the image prompt cannot be
+                read, or not by this base; or nothing here can upsample a prompt for it.
             FloatingPointError: at this strength the finetune takes the base out of the range of its numbers.
         """
         phases = Seconds()
@@ -79,27 +83,35 @@ class Generator:
             request.guidance,
             request.output_format,
         )
+        picture = self._image_prompt(request)
         with phases.phase("fetch"):
             adapter_hit = request.finetune_id in self.finetunes
             served = self.finetunes.get(request.finetune_id)
-        read = self.base.characters_read(request.prompt)
-        if read < len(request.prompt):
-            log.warning(
-                "prompt: the text encoder reads the first %d of its %d characters. Put what matters first, or shorten it",
-                read,
-                len(request.prompt),
-            )
-        if not has_trigger_word(request.prompt[:read], served.finetune.trigger_word):
-            log.warning("The prompt lacks the trigger word %r, so the concept may not appear", served.finetune.trigger_word)
+        prompt = request.prompt
+        if request.prompt_upsampling:
+            with phases.phase("upsample"):
+                prompt = self._upsampler.upsample(prompt, served.finetune.trigger_word, served.finetune.mode)
+        self._warn_of(prompt, served.finetune.trigger_word)
         size, output_size = sampling_and_output_size(request, self.base)
         steps, guidance = steps_and_guidance(request, self.base)
         seed = random.randrange(2**32) if request.seed is None else request.seed
         log.info("Seed: %d", seed)
         with phases.phase("encode"):
-            prompt_hit = request.prompt in self.prompts
-            texts, empty = self.prompts.get(request.prompt), self.prompts.empty
+            prompt_hit, image_prompt_hit = prompt in self.prompts, picture in self.image_prompts if picture else None
+            texts, empty = self.prompts.get(prompt), self.prompts.empty
+            seen = self.image_prompts.get(picture) if picture else None
         with phases.phase("sampling"), self.slot.holding(served.adapter, request.finetune_strength):
-            latents = sample_latents(self.pipeline, texts, size, steps=steps, guidance=guidance, seed=seed, empty=empty)
+            latents = sample_latents(
+                self.pipeline,
+                texts,
+                size,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                empty=empty,
+                image_prompt=seen,
+                image_prompt_strength=request.image_prompt_strength,
+            )
             if not latents.isfinite().all():
                 raise FloatingPointError(
                     f"finetune_strength: at {request.finetune_strength:g} finetune {served.finetune.id} takes the base out of"
@@ -111,17 +123,54 @@ class Generator:
                 log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
                 # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
                 image = ImageOps.fit(image, output_size, Image.Resampling.LANCZOS)
-            path = write_image(image, folder, request.output_format, self._metadata(request, served, seed, steps, guidance))
-        return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit)
+            made = {"finetune_id": served.finetune.id, "steps": steps, "guidance": guidance, "seed": seed}
+            path = write_image(image, folder, request.output_format, self._metadata(request, made, prompt, picture))
+        return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit, image_prompt_hit)
 
-    def _metadata(self, request: ImageRequest, served: ServedFinetune, seed: int, steps: int, guidance: float | None) -> dict:
-        """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune gives these
-        bytes, and some bases take no guidance."""
-        made = {"finetune_id": served.finetune.id, "steps": steps, "guidance": guidance, "seed": seed}
+    def _image_prompt(self, request: ImageRequest) -> ImageFile | None:
+        """The request's image prompt, where it counts. One that does not is checked all the same.
+
+        Raises:
+            ValueError: this base reads no pictures, or the file is none that is read here.
+        """
+        if request.image_prompt is None:
+            return None
+        self.base.require_reads_images()
+        picture = ImageFile.read(request.image_prompt)
+        if picture not in self.image_prompts:
+            _ = picture.image  # decoded here, so that a bad one is refused before anything is loaded for it
+        log.info("Image prompt: %s, at image_prompt_strength %g", picture.sha256, request.image_prompt_strength)
+        return picture if request.image_prompt_strength else None
+
+    def _warn_of(self, prompt: str, trigger_word: str) -> None:
+        """What of the prompt that is drawn is not read, or is missing."""
+        read = self.base.characters_read(prompt)
+        if read < len(prompt):
+            log.warning(
+                "prompt: the text encoder reads the first %d of its %d characters. Put what matters first, or shorten it",
+                read,
+                len(prompt),
+            )
+        if not has_trigger_word(prompt[:read], trigger_word):
+            log.warning("The prompt lacks the trigger word %r, so the concept may not appear", trigger_word)
+
+    @cached_property
+    def _upsampler(self) -> PromptUpsampler:
+        return PromptUpsampler.open(self.base)
+
+    def _metadata(self, request: ImageRequest, made: dict, prompt: str, picture: ImageFile | None) -> dict:
+        """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune and any image
+        prompt give these bytes, and some bases take no guidance."""
         fields = asdict(request) | made | {"base": self.base.describe()}
+        if picture:
+            fields["image_prompt"] = f"sha256:{picture.sha256}"
+        else:
+            del fields["image_prompt"], fields["image_prompt_strength"]
+        if request.prompt_upsampling:
+            fields["upsampled_prompt"] = prompt
         if request.finetune_strength == 0:
             del fields["finetune_id"]
-        if guidance is None:
+        if made["guidance"] is None:
             del fields["guidance"]
         return fields
 

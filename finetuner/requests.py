@@ -30,6 +30,7 @@ ASPECT_RATIOS = {  # width to height
 }  # fmt: skip
 CUSTOM = "custom"  # an aspect_ratio: width and height decide
 DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS = 3.0, 40
+DEFAULT_IMAGE_PROMPT_STRENGTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -111,18 +112,23 @@ class ImageRequest:
     """The documented prediction inputs. Bounds are the server's schema's; what it cannot express is checked here.
 
     Raises:
-        ValueError: the prompt is empty, the size is not said, or the seed is too large; the sentence names the field and the
-            remedy.
+        ValueError: the prompt is empty, the size is not said, the seed is too large, or an input does not work here yet; the
+            sentence names the field and the remedy.
     """
 
     prompt: str
     finetune_id: str
     finetune_strength: float = 1.0
+    image_prompt: Path | None = None
+    image_prompt_strength: float = DEFAULT_IMAGE_PROMPT_STRENGTH
     aspect_ratio: str = "1:1"
     width: int | None = None
     height: int | None = None
+    prompt_upsampling: bool = False
     steps: int = DEFAULT_SAMPLING_STEPS
     guidance: float = DEFAULT_GUIDANCE
+    raw: bool = False
+    safety_tolerance: int = 2  # 0 is the strictest; the schema, as the old one, begins at 1
     seed: int | None = None
     output_format: str = "jpg"
 
@@ -138,3 +144,9 @@ class ImageRequest:
             log.warning("width and height count with aspect_ratio 'custom' only; this image is %s", self.aspect_ratio)
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"seed: {self.seed} does not fit into 64 bits. Send one from {-(2**63)} to {2**64 - 1}, or none.")
+        if self.image_prompt is None and self.image_prompt_strength != DEFAULT_IMAGE_PROMPT_STRENGTH:
+            log.warning("image_prompt_strength: %g changes nothing without an image_prompt", self.image_prompt_strength)
+        if self.raw:
+            raise ValueError("raw: does not work here yet. Send false.")
+        if self.safety_tolerance not in (2, 6):
+            raise ValueError("safety_tolerance: does not work here yet. Leave it out.")

@@ -1,4 +1,7 @@
-"""Download a FLUX base or the captioner, at a pinned revision, into weights/. Run it as script/download-weights; it resumes."""
+"""Download a FLUX base, its reader of image prompts or the captioner, at a pinned revision, into weights/.
+
+Run it as script/download-weights; it resumes.
+"""
 
 import argparse
 import shutil
@@ -23,6 +26,7 @@ class Model:
 
 
 FLUX_1 = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae")
+REDUX = ("feature_extractor", "image_embedder", "image_encoder")
 FLUX_2 = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 
 
@@ -39,6 +43,8 @@ MODELS = {
     "FLUX.1-dev": flux("FLUX.1-dev", "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21", FLUX_1),
     "FLUX.1-schnell": flux("FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9", FLUX_1),
     "FLUX.1-Krea-dev": flux("FLUX.1-Krea-dev", "8162a9c7b05a641be098422bf2fcf335615c2f28", FLUX_1),
+    # What makes image prompts readable to FLUX.1's bases: SigLIP, and a projection to T5's width.
+    "FLUX.1-Redux-dev": flux("FLUX.1-Redux-dev", "1282f955f706b5240161278f2ef261d2a29ad649", REDUX),
     # The captioner. Not the program files that lie beside it: transformers has this model itself.
     "granite-vision-4.1-4b": Model(
         "ibm-granite/granite-vision-4.1-4b",
@@ -67,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> str:
     parser = argparse.ArgumentParser(
         prog="script/download-weights",
-        description="Download a FLUX base or the captioner into weights/. Run it again to resume.",
+        description="Download a FLUX base, its reader of image prompts or the captioner into weights/. Run it again to resume.",
         epilog="The bases but FLUX.2 klein 4B are gated: accept the licence on the model's page, then set HF_TOKEN to a token"
         " of yours.",
     )

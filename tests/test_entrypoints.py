@@ -34,11 +34,16 @@ PREDICTION = {
     "prompt": "a photo of TOK",
     "finetune_id": "00000000-0000-4000-8000-000000000000",
     "finetune_strength": 1,
+    "image_prompt": None,
+    "image_prompt_strength": 0.1,
     "aspect_ratio": "custom",
     "width": 512.0,
     "height": 256.0,
+    "prompt_upsampling": False,
     "steps": 20.0,
     "guidance": 3,
+    "raw": False,
+    "safety_tolerance": 2.0,
     "seed": 7.0,
     "output_format": "png",
 }
@@ -117,8 +122,8 @@ def test_prediction_numbers_have_their_documented_types(predictor):
     predictor.run(**PREDICTION)
     predictor.run(**PREDICTION | {"width": None, "height": None, "aspect_ratio": "1:1", "seed": None})
     given, absent = (types_of(request) for request in predictor.generator.requests)
-    assert {given[name] for name in ("width", "height", "steps", "seed")} == {int}
-    assert {given[name] for name in ("finetune_strength", "guidance")} == {float}
+    assert {given[name] for name in ("width", "height", "steps", "safety_tolerance", "seed")} == {int}
+    assert {given[name] for name in ("finetune_strength", "image_prompt_strength", "guidance")} == {float}
     assert {absent[name] for name in ("width", "height", "seed")} == {type(None)}
 
 

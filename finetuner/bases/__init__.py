@@ -7,7 +7,17 @@ how its texts, latents and velocities are made. Begin with base.py; a new family
 from finetuner.bases.base import Base, choose_base
 from finetuner.bases.device import device, device_memory_bytes, device_name, weight_dtype
 from finetuner.bases.families import family_of, family_with_linears
-from finetuner.bases.family import BlockMemory, Family, Grid, Guidance, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
+from finetuner.bases.family import (
+    BlockMemory,
+    Family,
+    Grid,
+    Guidance,
+    ImagePrompt,
+    KohyaBlocks,
+    LatentStatistics,
+    Size,
+    TextEmbeddings,
+)
 from finetuner.bases.linears import block_linears, target_names
 from finetuner.bases.model_folder import ModelFolder, ModelKind
 
@@ -17,6 +27,7 @@ __all__ = [
     "Family",
     "Grid",
     "Guidance",
+    "ImagePrompt",
     "KohyaBlocks",
     "LatentStatistics",
     "ModelFolder",

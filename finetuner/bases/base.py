@@ -55,6 +55,8 @@ class Base(ModelFolder):
     learning_rate_scale_reason: str
     caption_form: str
     pictures: str  # the kind that it draws and is trained on, which a captioner has to know
+    # The folder of ``weights/`` with what makes image prompts readable to it, where its family does not read them by itself.
+    image_reader: str | None
 
     @classmethod
     def open(cls, folder: Path) -> Base:
@@ -84,6 +86,7 @@ class Base(ModelFolder):
             learning_rate_scale_reason=fields["learning_rate_scale_reason"],
             caption_form=fields["caption_form"],
             pictures=fields["pictures"],
+            image_reader=fields.get("image_reader"),
         )
         _ = base.family  # an unknown one is refused here
         return base
@@ -132,6 +135,21 @@ class Base(ModelFolder):
             )
         log.info("Finetune %s was trained on %s; %s draws with it", finetune_id, trained_on["name"], self.name)
 
+    def require_reads_images(self) -> None:
+        """Raise ValueError with the remedy where this base cannot be given an image prompt."""
+        if self.family.IMAGE_READER is None:
+            return
+        if self.image_reader is None:
+            raise ValueError(
+                f"image_prompt: {self.name} has nothing to read a picture with. Leave image_prompt out, or run the server with"
+                " another BASE_MODEL."
+            )
+        if not (WEIGHTS / self.image_reader / INDEX).is_file():
+            raise ValueError(
+                f"image_prompt: {self.name} reads pictures by {self.image_reader}, whose weights are not here. Run"
+                f" script/download-weights {self.image_reader}, or leave image_prompt out."
+            )
+
     @property
     def size_multiple(self) -> int:
         """Image sides are multiples of this, in pixels: the VAE's downscale, times the transformer's 2x2 patches."""
@@ -179,6 +197,21 @@ class Base(ModelFolder):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
         return pipeline
+
+    def load_image_reader(self, pipeline: DiffusionPipeline) -> DiffusionPipeline:
+        """What `Family.encode_image_prompt` reads with: a pipeline of its own, loaded here, or else the base's ``pipeline``.
+
+        Raises:
+            ValueError: this base has none, or its weights were not downloaded.
+        """
+        self.require_reads_images()
+        if self.family.IMAGE_READER is None or self.image_reader is None:
+            return pipeline
+        reader = self.family.IMAGE_READER.from_pretrained(WEIGHTS / self.image_reader, dtype=weight_dtype()).to(device())
+        for part in reader.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        return reader
 
     def load_pipeline_around(self, transformer: nn.Module) -> DiffusionPipeline:
         """A pipeline for sampling with a transformer that is there already; prompts come to it as embeddings."""

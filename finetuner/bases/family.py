@@ -5,6 +5,7 @@ A family is a module that has every name of `Family`. Nothing outside `finetuner
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -42,6 +43,19 @@ class TextEmbeddings:
     @property
     def nbytes(self) -> int:
         return self.embeds.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """A picture as a base reads it beside the prompt: vectors that come behind the text's or the image's own,
+    [1, tokens, width]; and where a family places them, [1, tokens, 4] or None."""
+
+    tokens: torch.Tensor
+    ids: torch.Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.tokens.nbytes + (0 if self.ids is None else self.ids.nbytes)
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,9 @@ class Family(Protocol):
     KOHYA_OUTSIDE: dict[str, str]  # what lies outside of the blocks, theirs -> ours
     KOHYA_METADATA: dict[str, str]  # by which other tools tell a LoRA of this family; the same in each of its files
     HUB_TAG: str  # what the Hugging Face Hub's model cards call the family
+    # The pipeline that makes an image prompt's tokens for a base, in a folder of its own; None where every base of the family
+    # reads pictures by itself.
+    IMAGE_READER: type[DiffusionPipeline] | None
 
     def guidance_of(self, model_index: dict, transformer_config: dict) -> Guidance:
         """How a base is guided, by its ``model_index.json`` and its transformer's ``config.json``."""
@@ -98,6 +115,16 @@ class Family(Protocol):
 
     def encode_texts(self, encoders: DiffusionPipeline, prompts: list[str], max_tokens: int) -> TextEmbeddings:
         """The embeddings of prompts, each padded to ``max_tokens``."""
+
+    def encode_image_prompt(self, reader: DiffusionPipeline, image: Image.Image, side: int) -> ImagePrompt:
+        """A picture as an image prompt.
+
+        Args:
+            reader: an `IMAGE_READER`, or the base's own pipeline where the family has none.
+            image: RGB.
+            side: of the square area that the base draws at, in pixels: a larger picture is scaled down to it where its size
+                matters.
+        """
 
     def encode_image(self, vae: nn.Module, image: Image.Image) -> torch.Tensor:
         """What is cached of an image, on the CPU: a tensor [values, height, width]."""
@@ -131,13 +158,39 @@ class Family(Protocol):
         guidance: float | None,
         seeds: list[int],
         empty: TextEmbeddings | None,
+        image_prompt: ImagePrompt | None,
+        image_prompt_strength: float,
     ) -> torch.Tensor:
         """The latents of an image of each text, from the noise of its seed, in the form that `decode_latents` takes.
 
         Args:
             guidance: None where the base takes none.
             empty: of the empty prompt, one; a base of guidance "cfg" needs it.
+            image_prompt: beside each of the texts.
+            image_prompt_strength: above 0 and up to 1, what a token of the image prompt counts for in attention, a token of
+                the text counting for 1: `weighed_attention`.
         """
 
     def decode_latents(self, pipeline: DiffusionPipeline, latents: torch.Tensor, size: Size) -> list[Image.Image]:
         """The images of latents."""
+
+
+def weighed_attention(tokens: int, weighed: slice, strength: float, place: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The keyword arguments by which a pipeline's attention lets some tokens count less: exp(q k) becomes strength * exp(q k),
+    an addition of log(strength) to what attention makes a softmax of.
+
+    At 0 a token so weighed would be gone, and as the strength goes to 0 the picture goes to the one without it, with no jump on
+    the way. Scaling the tokens themselves does not: a token of zeros is still a key and a value. At 1 there is no addition,
+    and the attention is the pipeline's own. docs/image-prompts.md has both measured.
+
+    Args:
+        tokens: all that attention reads.
+        weighed: which of them count less.
+        strength: above 0 and up to 1.
+        place: a tensor whose device and dtype the addition takes.
+    """
+    if strength == 1:
+        return {}
+    bias = torch.zeros(1, 1, 1, tokens, device=place.device, dtype=place.dtype)
+    bias[..., weighed] = math.log(strength)
+    return {"attention_mask": bias}

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderKL, DiffusionPipeline, FluxPipeline, FluxPriorReduxPipeline, FluxTransformer2DModel
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from finetuner.bases.family import BlockMemory, Grid, Guidance, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
+from finetuner.bases.family import (
+    BlockMemory,
+    Grid,
+    Guidance,
+    ImagePrompt,
+    KohyaBlocks,
+    LatentStatistics,
+    Size,
+    TextEmbeddings,
+    weighed_attention,
+)
 
 NAME = "FLUX.1"
 PIPELINE = FluxPipeline
@@ -16,6 +26,7 @@ TRANSFORMER = FluxTransformer2DModel
 VAE = AutoencoderKL
 TEXT_PARTS: tuple[str, ...] = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")  # CLIP's, then T5's
 TOKENIZER = "tokenizer_2"
+IMAGE_READER: type[DiffusionPipeline] | None = FluxPriorReduxPipeline
 MODULATION: tuple[str, ...] = ("norm.linear", "norm1.linear", "norm1_context.linear")
 
 MEMORY = BlockMemory(
@@ -100,6 +111,14 @@ def encode_texts(encoders: FluxPipeline, prompts: list[str], max_tokens: int) ->
 
 
 @torch.no_grad()
+def encode_image_prompt(reader: FluxPriorReduxPipeline, image: Image.Image, side: int) -> ImagePrompt:
+    """By SigLIP, which sees the whole picture squeezed into its square, and Redux's projection to T5's width. Not by the
+    pipeline's own call, which puts the tokens behind a text of 512 tokens of T5-XXL's width, whatever the base reads."""
+    seen = reader.encode_image(image, reader.device, 1)
+    return ImagePrompt(reader.image_embedder(seen).image_embeds)
+
+
+@torch.no_grad()
 def encode_image(vae: AutoencoderKL, image: Image.Image) -> torch.Tensor:
     """The posterior's mean and log variance: [2 * channels, height / downscale, width / downscale]."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -149,16 +168,25 @@ def sample_latents(
     guidance: float | None,
     seeds: list[int],
     empty: TextEmbeddings | None,
+    image_prompt: ImagePrompt | None,
+    image_prompt_strength: float,
 ) -> torch.Tensor:
     """Packed latents [N, tokens, 4 * channels]. The noise is drawn on the CPU: a seed means the same picture everywhere."""
+    embeds, attention = texts.embeds, {}
+    if image_prompt:
+        read = embeds.shape[1]
+        embeds = torch.cat([embeds, image_prompt.tokens.expand(len(texts), -1, -1)], dim=1)
+        tokens = embeds.shape[1] + size[0] * size[1] // (2 * pipeline.vae_scale_factor) ** 2
+        attention = weighed_attention(tokens, slice(read, embeds.shape[1]), image_prompt_strength, embeds)
     return pipeline(
-        prompt_embeds=texts.embeds,
+        prompt_embeds=embeds,
         pooled_prompt_embeds=texts.pooled,
         width=size[0],
         height=size[1],
         num_inference_steps=steps,
         guidance_scale=guidance or 0.0,  # reaches the transformer only where that has an input for it
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        joint_attention_kwargs=attention,
         output_type="latent",
     ).images
 

@@ -6,13 +6,26 @@ reads the prompt as a user's message.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+from diffusers import AutoencoderKLFlux2, DiffusionPipeline, Flux2KleinPipeline, Flux2Transformer2DModel
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from finetuner.bases.family import BlockMemory, Grid, Guidance, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
+from finetuner.bases.family import (
+    BlockMemory,
+    Grid,
+    Guidance,
+    ImagePrompt,
+    KohyaBlocks,
+    LatentStatistics,
+    Size,
+    TextEmbeddings,
+    weighed_attention,
+)
 
 NAME = "FLUX.2"
 PIPELINE = Flux2KleinPipeline
@@ -20,6 +33,7 @@ TRANSFORMER = Flux2Transformer2DModel
 VAE = AutoencoderKLFlux2
 TEXT_PARTS: tuple[str, ...] = ("text_encoder", "tokenizer")  # Qwen3's
 TOKENIZER = "tokenizer"
+IMAGE_READER: type[DiffusionPipeline] | None = None  # pictures are tokens like the image's own, at t = 10
 MODULATION: tuple[str, ...] = ()
 
 MEMORY = BlockMemory(
@@ -106,6 +120,18 @@ def encode_texts(encoders: Flux2KleinPipeline, prompts: list[str], max_tokens: i
 
 
 @torch.no_grad()
+def encode_image_prompt(reader: Flux2KleinPipeline, image: Image.Image, side: int) -> ImagePrompt:
+    """As Flux2KleinPipeline reads a reference picture: by its VAE, at its own size or scaled down to the area that the base
+    draws at, its edges cropped to whole patches."""
+    image = reader.image_processor._resize_if_exceeds_area(image, side**2)
+    patch = 2 * reader.vae_scale_factor
+    width, height = (max(1, length // patch) * patch for length in image.size)
+    pixels = reader.image_processor.preprocess(image, height=height, width=width, resize_mode="crop")
+    vae = reader.vae
+    return ImagePrompt(*reader.prepare_image_latents([pixels], 1, None, device=vae.device, dtype=vae.dtype))
+
+
+@torch.no_grad()
 def encode_image(vae: AutoencoderKLFlux2, image: Image.Image) -> torch.Tensor:
     """The posterior's mode, which is all that the pipelines use: [channels, height / downscale, width / downscale]."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -153,19 +179,49 @@ def sample_latents(
     guidance: float | None,
     seeds: list[int],
     empty: TextEmbeddings | None,
+    image_prompt: ImagePrompt | None,
+    image_prompt_strength: float,
 ) -> torch.Tensor:
     """The VAE's latents [N, channels, height / downscale, width / downscale]. The noise is drawn on the CPU: a seed means the
     same picture everywhere."""
-    return pipeline(
-        prompt_embeds=texts.embeds,
-        negative_prompt_embeds=None if empty is None else empty.embeds.expand_as(texts.embeds),
-        width=size[0],
-        height=size[1],
-        num_inference_steps=steps,
-        guidance_scale=guidance or 1.0,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        output_type="latent",
-    ).images
+    attention = {}
+    if image_prompt:
+        reference = image_prompt.tokens.shape[1]
+        tokens = texts.embeds.shape[1] + size[0] * size[1] // (2 * pipeline.vae_scale_factor) ** 2 + reference
+        attention = weighed_attention(tokens, slice(tokens - reference, tokens), image_prompt_strength, texts.embeds)
+    with _reading(pipeline.transformer, image_prompt):
+        return pipeline(
+            prompt_embeds=texts.embeds,
+            negative_prompt_embeds=None if empty is None else empty.embeds.expand_as(texts.embeds),
+            width=size[0],
+            height=size[1],
+            num_inference_steps=steps,
+            guidance_scale=guidance or 1.0,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            attention_kwargs=attention,
+            output_type="latent",
+        ).images
+
+
+@contextmanager
+def _reading(transformer: Flux2Transformer2DModel, reference: ImagePrompt | None) -> Iterator[None]:
+    """With the tokens of a reference picture behind those of the image, in every forward. The pipeline puts them there, too,
+    and cuts them off the velocity, but it takes a picture alone, which it encodes anew for every request."""
+    if reference is None:
+        yield
+        return
+
+    def add(_, arguments: tuple, inputs: dict) -> tuple[tuple, dict]:
+        images = inputs["hidden_states"]
+        parts = {"hidden_states": reference.tokens.to(images.dtype), "img_ids": reference.ids}
+        beside = {name: torch.cat([inputs[name], part.expand(len(images), -1, -1)], dim=1) for name, part in parts.items()}
+        return arguments, inputs | beside
+
+    hook = transformer.register_forward_pre_hook(add, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 from finetuner.data.archive import CaptionedExample, Example, data_fingerprint, open_archive
 from finetuner.data.captions import complete_captions, examples_to_caption, has_trigger_word, write_captions
+from finetuner.data.image_prompts import ImageFile
 
 if TYPE_CHECKING:
     from finetuner.data.captioner import Captioner, choose_captioner
+    from finetuner.data.upsampling import PromptUpsampler
 
 __all__ = [
     "CaptionedExample",
     "Captioner",
     "Example",
+    "ImageFile",
+    "PromptUpsampler",
     "choose_captioner",
     "complete_captions",
     "data_fingerprint",
@@ -27,9 +31,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The captioner is a model: only who asks for it imports torch."""
+    """The captioner is a model: only who asks for it, or for its language model, imports torch."""
     if name in ("Captioner", "choose_captioner"):
         from finetuner.data import captioner
 
         return getattr(captioner, name)
+    if name == "PromptUpsampler":
+        from finetuner.data import upsampling
+
+        return upsampling.PromptUpsampler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

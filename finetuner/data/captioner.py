@@ -10,7 +10,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from finetuner.bases import Base, ModelFolder, ModelKind, device, weight_dtype
 from finetuner.data.captions import SUBJECT
@@ -68,6 +75,13 @@ class Captioner(ModelFolder):
         fields = CAPTIONERS.read_manifest(folder)
         return cls(folder, fields["name"], fields["version"], fields["licence"], tuple(fields["pictures"]))
 
+    def load(self) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """The model, frozen, and its processor."""
+        # Left: what is generated has to follow each prompt directly.
+        processor = AutoProcessor.from_pretrained(self.folder, padding_side="left", trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=weight_dtype(), trust_remote_code=False)
+        return model.requires_grad_(False).eval().to(device()), processor
+
     def caption(self, images: list[Image.Image], mode: str) -> list[str | None]:
         """Load the model, caption in batches, free it.
 
@@ -77,10 +91,7 @@ class Captioner(ModelFolder):
         Returns:
             One caption an image, in which `SUBJECT` may stand for the concept; None where both tries failed.
         """
-        # Left: what is generated has to follow each prompt directly.
-        processor = AutoProcessor.from_pretrained(self.folder, padding_side="left", trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=weight_dtype(), trust_remote_code=False)
-        model = model.requires_grad_(False).eval().to(device())
+        model, processor = self.load()
         instruction = INSTRUCTIONS[mode]
         captions: list[str | None] = []
         for start in tqdm(range(0, len(images), BATCH_SIZE), desc="Captioning images, batches", mininterval=1):
@@ -108,13 +119,18 @@ class _FiniteLogits(LogitsProcessor):
         return scores.nan_to_num(nan=0.0, posinf=0.0)
 
 
-@torch.no_grad()
 def generate_captions(model, processor, images: list[Image.Image], instruction: str, **sampling) -> list[str | None]:
     """One caption an image, greedily unless ``sampling`` says otherwise; None for what is no caption."""
     conversations = [
         [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": instruction}]}]
         for image in images
     ]
+    return generate_texts(model, processor, conversations, MAX_TOKENS, **sampling)
+
+
+@torch.no_grad()
+def generate_texts(model, processor, conversations: list[list[dict]], max_tokens: int, **sampling) -> list[str | None]:
+    """One answer to each conversation; None for what is empty, repeats itself or was made of numbers that are not finite."""
     inputs = processor.apply_chat_template(
         conversations,
         add_generation_prompt=True,
@@ -126,7 +142,7 @@ def generate_captions(model, processor, images: list[Image.Image], instruction: 
     finite = _FiniteLogits()
     output = model.generate(
         **inputs.to(model.device, model.dtype),
-        max_new_tokens=MAX_TOKENS,
+        max_new_tokens=max_tokens,
         logits_processor=LogitsProcessorList([finite]),
         **({"do_sample": False} | sampling),
     )

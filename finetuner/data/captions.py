@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +118,8 @@ def place_trigger_word(text: str, trigger_word: str, mode: str) -> str:
     if mode in ("character", "product"):
         text = re.sub(rf"\b((the|an?) )?{SUBJECT}\b", lambda _: trigger_word, text, flags=re.IGNORECASE)
     text = re.sub(r"^(A|An|The) ", lambda article: article[0].lower(), text)  # it may not stay at the beginning
-    mentions = list(_mentions(text, trigger_word))
-    for mention in reversed(mentions[1:]):
+    found = list(mentions(text, trigger_word))
+    for mention in reversed(found[1:]):
         text = text[: mention.start()] + SECOND_MENTION[mode] + text[mention.end() :]
     return text
 
@@ -146,7 +146,7 @@ def with_trigger_word(caption: str, trigger_word: str, mode: str) -> str:
 
 def has_trigger_word(text: str, trigger_word: str) -> bool:
     """Whether the text has the trigger word, as a word, in any letter case."""
-    return next(_mentions(text, trigger_word), None) is not None
+    return next(mentions(text, trigger_word), None) is not None
 
 
 def without_trigger_word(caption: str, trigger_word: str, mode: str) -> str:
@@ -154,7 +154,7 @@ def without_trigger_word(caption: str, trigger_word: str, mode: str) -> str:
     a product is one of its kind. In mode general the trigger word stays: what it stands for, only the caption knows."""
     if mode == "general":
         return caption
-    for mention in reversed(list(_mentions(caption, trigger_word))):
+    for mention in reversed(list(mentions(caption, trigger_word))):
         before, after = caption[: mention.start()], caption[mention.end() :]
         if mode == "style":
             before, after = re.sub(STYLE_BEFORE, "", before), re.sub(STYLE_AFTER, "", after)
@@ -164,7 +164,7 @@ def without_trigger_word(caption: str, trigger_word: str, mode: str) -> str:
     return re.sub(r"\s+", " ", caption).strip(" ,;")
 
 
-def _mentions(text: str, trigger_word: str):
+def mentions(text: str, trigger_word: str) -> Iterator[re.Match[str]]:
     """Matches that are no part of a longer word, as far as the script has spaces that would show it."""
     before = "" if re.match(UNSPACED, trigger_word) else rf"(?<!(?!{UNSPACED})\w)"
     after = "" if re.match(UNSPACED, trigger_word[-1]) else rf"(?!(?!{UNSPACED})\w)"

@@ -44,8 +44,11 @@ class ImageError(ValueError):
     """An image that cannot be used: why, and the remedy, in words that go on from its file's name."""
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, most_pixels: int | None = None) -> Image.Image:
     """The first frame, upright, in sRGB, over white, scaled down to a megapixel.
+
+    Args:
+        most_pixels: where fewer are to be taken than can be read.
 
     Raises:
         ImageError: it is no image of a format read here, is damaged, or has too many pixels.
@@ -55,7 +58,7 @@ def decode_image(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow's, of odd metadata and of sizes that have our own limit
             image = _opened(data)
-            _check(image)
+            _check(image, most_pixels)
             if image.format in ("JPEG", "MPO"):
                 image = _opened(whole_jpeg(data))
             image.draft("RGB", (2048, 2048))  # a JPEG decodes at a fraction of its size where that is enough
@@ -94,7 +97,10 @@ def _opened(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(without_metadata(data)), formats=("JPEG",))
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: Image.Image, most_pixels: int | None) -> None:
+    if most_pixels is not None and image.width * image.height > most_pixels:
+        megapixels = f"{image.width * image.height / 10**6:.1f} megapixels, and at most {most_pixels // 10**6} are taken"
+        raise ImageError(f"has {megapixels}: {SMALLER}")
     pixels, limit = _pixels_to_decode(image), MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
     if pixels > limit:
         megapixels = f"{pixels // 10**6} megapixels, and of {image.format} at most {limit // 10**6} are read"

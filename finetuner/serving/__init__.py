@@ -4,7 +4,7 @@ In: a pipeline, a finetune of the store, a request. Out: latents and pictures, a
 base's transformer; finetunes are copied in and out of it, never merged. Begin with slot.py.
 """
 
-from finetuner.serving.caches import FinetuneCache, PromptCache, ServedFinetune
+from finetuner.serving.caches import FinetuneCache, ImagePromptCache, PromptCache, ServedFinetune
 from finetuner.serving.image_file import write_image
 from finetuner.serving.sampling import (
     decode_latents,
@@ -18,6 +18,7 @@ from finetuner.serving.slot import PackedAdapter, Slot
 
 __all__ = [
     "FinetuneCache",
+    "ImagePromptCache",
     "PackedAdapter",
     "PromptCache",
     "ServedFinetune",

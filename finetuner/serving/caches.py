@@ -8,12 +8,15 @@ from functools import cached_property
 from cachetools import LRUCache
 from diffusers import DiffusionPipeline
 
-from finetuner.bases import Base, TextEmbeddings
+from finetuner.bases import Base, ImagePrompt, TextEmbeddings
+from finetuner.data import ImageFile
 from finetuner.loras import WEIGHTS_NAME, load_lora
 from finetuner.serving.slot import PackedAdapter, Slot
 from finetuner.store import Finetune, Store, checked_id
 
 PROMPT_CACHE_BYTES = 2**27  # on the device; thirty prompts of FLUX.1-dev (4 MiB each), or 16 of FLUX.2 klein 4B
+
+IMAGE_PROMPT_CACHE_BYTES = 2**26  # likewise; eleven of FLUX.1-dev (5.7 MiB each), or 64 of FLUX.2 klein
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,33 @@ class PromptCache:
 
     def _encode(self, prompt: str) -> TextEmbeddings:
         return self.base.family.encode_texts(self.pipeline, [prompt], self.base.max_sequence_length)
+
+
+class ImagePromptCache:
+    """Image prompts as a base reads them, by its reader, which is loaded when the first is asked for."""
+
+    def __init__(self, base: Base, pipeline: DiffusionPipeline):
+        self.base, self.pipeline = base, pipeline
+        self.read: LRUCache[str, ImagePrompt] = LRUCache(IMAGE_PROMPT_CACHE_BYTES, getsizeof=lambda prompt: prompt.nbytes)
+
+    def __contains__(self, file: ImageFile) -> bool:
+        return file.sha256 in self.read
+
+    def get(self, file: ImageFile) -> ImagePrompt:
+        """Of one picture, from memory or else from the reader.
+
+        Raises:
+            ValueError: this base reads no pictures, or the file is none that is read here.
+        """
+        prompt = self.read.get(file.sha256)
+        if prompt is None:
+            prompt = self.base.family.encode_image_prompt(self._reader, file.image, self.base.sampling_side)
+            _remember(self.read, file.sha256, prompt)
+        return prompt
+
+    @cached_property
+    def _reader(self) -> DiffusionPipeline:
+        return self.base.load_image_reader(self.pipeline)
 
 
 def _remember(cache: LRUCache, key: str, value) -> None:

@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from finetuner.bases import Base, Size, TextEmbeddings, family_of
+from finetuner.bases import Base, ImagePrompt, Size, TextEmbeddings, family_of
 from finetuner.requests import ASPECT_RATIOS, CUSTOM, DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS, ImageRequest
 
 log = logging.getLogger(__name__)
@@ -63,15 +63,26 @@ def sample_latents(
     guidance: float | None,
     seed: int,
     empty: TextEmbeddings | None = None,
+    image_prompt: ImagePrompt | None = None,
+    image_prompt_strength: float = 1.0,
 ) -> torch.Tensor:
     """The latents of an image of each text, each from the noise of ``seed``.
 
     Args:
         guidance: None where the base takes none.
         empty: of the empty prompt; needed where guidance is a second forward on it.
+        image_prompt_strength: at 0 the image prompt is left out.
     """
     return family_of(pipeline.transformer).sample_latents(
-        pipeline, texts, size, steps=steps, guidance=guidance, seeds=[seed] * len(texts), empty=empty
+        pipeline,
+        texts,
+        size,
+        steps=steps,
+        guidance=guidance,
+        seeds=[seed] * len(texts),
+        empty=empty,
+        image_prompt=image_prompt if image_prompt_strength else None,
+        image_prompt_strength=image_prompt_strength,
     )
 
 

@@ -34,6 +34,11 @@ class Finetune:
         return self.manifest["inputs"]["trigger_word"]
 
     @property
+    def mode(self) -> str:
+        """That of the training; an imported LoRA, of which nobody said, counts as "general"."""
+        return self.manifest["inputs"].get("mode", "general")
+
+    @property
     def base(self) -> dict:
         return self.manifest["base"]
 

@@ -11,7 +11,7 @@ import torch
 
 from finetuner.data.captioner import Captioner
 
-from . import captioner, captioner_card, codec, evaluate, naming, pictures, scenes, text, transformer
+from . import captioner, captioner_card, codec, evaluate, naming, pictures, rewriting, scenes, text, transformer
 from .card import model_card
 from .checkpoints import Checkpoints
 from .export import NAME, export, replace
@@ -38,6 +38,7 @@ def build_captioner(drawings: Path, concepts: list[pictures.Concept], checkpoint
     shutil.rmtree(staged, ignore_errors=True)
     captioner.export(staged, model, processor)
     figures = naming.evaluate(drawings, Captioner.open(staged), concepts)
+    figures["rewritten"] = rewriting.evaluate(model, processor.tokenizer, rewriting.Rewritings(drawings, concepts))
     logging.info("Measured: %s", json.dumps(figures))
     (staged / "README.md").write_text(captioner_card.model_card(concepts, figures))
     replace(WEIGHTS.parent / captioner.NAME, staged)

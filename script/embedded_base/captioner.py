@@ -7,6 +7,7 @@ import logging
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
@@ -21,14 +22,15 @@ from transformers import (
 )
 
 from finetuner.data.captioner import CAPTIONERS, INSTRUCTIONS, SUBJECT
+from finetuner.data.upsampling import INSTRUCTION
 
-from . import captions
+from . import captions, rewriting
 from .checkpoints import Checkpoints
 from .pictures import BACKGROUNDS, Concept
 from .views import LOOKS, PADDING, SIDE, ViewMaker, Views
 
 NAME = "emoji-captioner"
-VERSION = "1.0"
+VERSION = "1.1"
 LICENCE = "Apache-2.0"
 
 VOCABULARY = 1024
@@ -46,6 +48,8 @@ MODE_SHARES = {"general": 0.3, "character": 0.15, "product": 0.15, "style": 0.4}
 SIGHT_STEPS, SIGHT_BATCH, SIGHT_RATE = 1500, 64, 2e-3
 PLAIN_STEPS, RAMP_STEPS = 120, 700  # views get harder from one to the other
 SPEECH_STEPS, SPEECH_BATCH, SPEECH_RATE = 300, 64, 1e-3
+REWRITING_STEPS, REWRITING_BATCH, REWRITING_RATE = 900, 64, 1e-3
+CAPTIONS_EVERY = 3  # steps of rewriting: a batch of captions, or it would forget them
 EMBEDDING_NORM = 0.5
 WARMUP_STEPS = 50
 
@@ -83,6 +87,7 @@ def new_tokenizer(concepts: list[Concept]) -> PreTrainedTokenizerFast:
     backend.train_from_iterator(texts, trainer)
     backend.add_tokens([AddedToken(text, normalized=False) for text in INSTRUCTIONS.values()])
     backend.add_tokens([AddedToken(word, normalized=False, single_word=True) for word in class_words(concepts)])
+    backend.add_tokens([AddedToken(INSTRUCTION, normalized=False)])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=SPECIAL[PAD],
@@ -217,6 +222,15 @@ class Sentences:
         image = SPECIAL[IMAGE] * IMAGE_TOKENS_A_SIDE**2
         self.prompts = {mode: tokens(f"<s>{image}{text}\n").input_ids for mode, text in INSTRUCTIONS.items()}
 
+    def drawn(self, views: ViewMaker, seed: int) -> dict[str, torch.Tensor]:
+        """A batch, by its seed: pictures, and what is to be said of them in modes by the draw."""
+        generator = torch.Generator().manual_seed(seed)
+        batch = views.batch(SPEECH_BATCH, generator)
+        modes, shares = list(MODE_SHARES), torch.tensor(list(MODE_SHARES.values()))
+        chosen = torch.multinomial(shares, SPEECH_BATCH, replacement=True, generator=generator).tolist()
+        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
+        return {"pixel_values": pixels, **self(batch, [modes[n] for n in chosen])}
+
     def __call__(self, views: Views, modes: list[str]) -> dict[str, torch.Tensor]:
         backgrounds = list(BACKGROUNDS)
         facts = zip(modes, views.concepts.tolist(), views.looks.tolist(), views.backgrounds.tolist(), strict=True)
@@ -239,19 +253,40 @@ def train_speech(
     model.model.vision_tower.requires_grad_(False).eval()
     optimizer = optimizer_for(model.model.multi_modal_projector, model.model.language_model)
     parts = {"model": model, "optimizer": optimizer}
-    modes, shares = list(MODE_SHARES), torch.tensor(list(MODE_SHARES.values()))
     for step in range(checkpoints.resume("captioner", **parts), SPEECH_STEPS):
-        generator = torch.Generator().manual_seed(10**6 + step)
-        batch = views.batch(SPEECH_BATCH, generator)
-        chosen = torch.multinomial(shares, SPEECH_BATCH, replacement=True, generator=generator).tolist()
-        inputs = sentences(batch, [modes[n] for n in chosen])
+        inputs = sentences.drawn(views, 10**6 + step)
         with torch.autocast("cpu", torch.bfloat16):
-            pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
-            loss = model(pixel_values=pixels, **inputs).loss
+            loss = model(**inputs).loss
         _step(optimizer, loss, learning_rate(step, SPEECH_STEPS, SPEECH_RATE))
         if step % 25 == 0:
             logging.info("speech %d: loss %.3f", step, loss.item())
         checkpoints.save("captioner", step + 1, last=step + 1 == SPEECH_STEPS, **parts)
+
+
+def train_rewriting(
+    model: FastVlmForConditionalGeneration,
+    views: ViewMaker,
+    sentences: Sentences,
+    rewritings: rewriting.Rewritings,
+    checkpoints: Checkpoints,
+) -> None:
+    """The language model alone, on longer prompts, with captions in between."""
+    model.model.vision_tower.requires_grad_(False).eval()
+    optimizer = optimizer_for(model.model.multi_modal_projector, model.model.language_model)
+    parts = {"model": model, "optimizer": optimizer}
+    for step in range(checkpoints.resume("captioner-rewriting", **parts), REWRITING_STEPS):
+        if step % CAPTIONS_EVERY:
+            rng = np.random.default_rng((42, step))
+            pairs = [rewritings(rng) for _ in range(REWRITING_BATCH)]
+            inputs = rewriting.encode(sentences.tokens, pairs, PAD, END)
+        else:
+            inputs = sentences.drawn(views, 2 * 10**6 + step)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**inputs).loss
+        _step(optimizer, loss, learning_rate(step, REWRITING_STEPS, REWRITING_RATE))
+        if step % 25 < 2:
+            logging.info("rewriting %d: loss %.3f", step, loss.item())
+        checkpoints.save("captioner-rewriting", step + 1, last=step + 1 == REWRITING_STEPS, **parts)
 
 
 def train(
@@ -262,7 +297,9 @@ def train(
     views = ViewMaker(drawings, concepts)
     head = train_sight(model.train(), views, checkpoints)
     speak_of_what_is_seen(model, head, tokens, class_words(concepts))
-    train_speech(model, views, Sentences(tokens, concepts), checkpoints)
+    sentences = Sentences(tokens, concepts)
+    train_speech(model, views, sentences, checkpoints)
+    train_rewriting(model, views, sentences, rewriting.Rewritings(drawings, concepts), checkpoints)
     return model.eval(), new_processor(tokens)
 
 

@@ -31,6 +31,7 @@ MANIFEST = {
     " as 1/width (muP, Yang et al. 2022), and this base is 192 wide: 3072 / 192 = 16.",
     "caption_form": "a fox on a teal background",
     "pictures": "emoji",
+    "image_reader": "emoji-redux",
 }
 
 

@@ -27,16 +27,28 @@ WRONG_PREDICTION_INPUTS = [
     ("finetune_strength", -0.1),
     ("finetune_strength", 2.1),
     ("finetune_strength", "1"),
+    ("image_prompt", 7),
+    ("image_prompt_strength", -0.1),
+    ("image_prompt_strength", 1.1),
+    ("image_prompt_strength", "0.1"),
     ("aspect_ratio", "2:1"),
     ("width", 100),
     ("width", 1441),
     ("width", 512.5),
     ("height", 100),
     ("height", 1441),
+    ("prompt_upsampling", "true"),
+    ("prompt_upsampling", 1),
     ("steps", 0),
     ("steps", 51),
     ("guidance", 1.9),
     ("guidance", 5.1),
+    ("raw", "true"),
+    ("raw", 1),
+    ("safety_tolerance", 0),
+    ("safety_tolerance", 7),
+    ("safety_tolerance", 2.5),
+    ("safety_tolerance", "2"),
     ("seed", "random"),
     ("seed", 1.5),
     ("output_format", "gif"),
@@ -89,6 +101,17 @@ def test_the_server_answers_after_a_failure(training_server, tmp_path):
 @pytest.mark.parametrize(("field", "value"), WRONG_PREDICTION_INPUTS)
 def test_a_wrong_prediction_input_is_refused(predict_server, field, value):
     assert_refused(predict_server.run(**(PREDICTION | {field: value})), field)
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "file:///etc/hostname", "picture.png", ""])
+def test_an_image_prompt_on_the_server_is_not_read(predict_server, path):
+    error = failure_of(predict_server.run(**PREDICTION, image_prompt=path))
+    assert f"image_prompt: '{path}' is not an address this server fetches" in error and "URL of the picture" in error
+
+
+def test_an_image_prompt_as_a_damaged_data_uri_is_named(predict_server):
+    error = failure_of(predict_server.run(**PREDICTION, image_prompt="data:image/png;base64"))
+    assert "image_prompt: the data: URI has no comma. Send data:image/png;base64," in error
 
 
 @pytest.mark.parametrize("field", ["prompt", "finetune_id"])

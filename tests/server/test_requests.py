@@ -16,6 +16,7 @@ from helpers import publish
 from local_server import free_port
 
 from benchmarks.adapters import random_adapter
+from finetuner.requests import ImageRequest
 from finetuner.store import FolderStore
 
 PROJECT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def refusals(response) -> dict[str, str]:
 
 
 def test_null_is_left_out_of_a_prediction(predict_server, finetune_id):
-    optional = ("finetune_strength", "aspect_ratio", "width", "height", "guidance", "output_format")
+    optional = set(ImageRequest.__dataclass_fields__) - {"prompt", "finetune_id", "steps", "seed"}
     left_out, null = (draw(predict_server, finetune_id=finetune_id, **sent) for sent in ({}, dict.fromkeys(optional)))
     assert null["output"] == left_out["output"]
     assert "Seed: " in draw(predict_server, finetune_id=finetune_id, seed=None)["logs"]

@@ -1,0 +1,32 @@
+"""The trained parts -> a folder that plain ``FluxPriorReduxPipeline.from_pretrained`` loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import FluxPriorReduxPipeline
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+from transformers import SiglipImageProcessor, SiglipVisionModel
+
+from .views import SIDE
+
+NAME = "emoji-redux"
+VERSION = "1.0"
+LICENCE = "Apache-2.0"
+
+
+def export(folder: Path, tower: SiglipVisionModel, embedder: ReduxImageEncoder) -> FluxPriorReduxPipeline:
+    """Write the pipeline in bfloat16; returns it as it loads from there, in float32."""
+    pipeline = FluxPriorReduxPipeline(
+        image_encoder=tower,
+        feature_extractor=SiglipImageProcessor(size={"height": SIDE, "width": SIDE}),
+        image_embedder=embedder,
+    )
+    pipeline.to(torch.bfloat16).save_pretrained(folder)
+    for path in folder.rglob("*.json"):  # the folder it was loaded from says nothing to others
+        fields = json.loads(path.read_text())
+        if fields.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(fields, indent=2) + "\n")
+    return FluxPriorReduxPipeline.from_pretrained(folder, dtype=torch.float32)
