@@ -26,7 +26,7 @@ from finetuner.phases import Phases
 from finetuner.report import sheet_prompts, strength_sheet, write_report
 from finetuner.requests import FinetuneRequest
 from finetuner.store import MANIFEST, Finetune, Store, StoreError, is_sealed, open_store, seal, staging_folder
-from finetuner.training import Checkpoint, History, Recipe, encode_dataset, learn, recipe_for, remove_old, tracking
+from finetuner.training import Checkpoint, History, OtherRanks, Recipe, encode_dataset, learn, recipe_for, remove_old, tracking
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
     Raises:
         ValueError: an input, the archive or the base is not usable; said before anything heavy is loaded.
         FloatingPointError: the training diverged; nothing is published.
+        RuntimeError: one of several processes that train together died; the job goes on from its checkpoint.
         StoreError: the store cannot be written; where the training is done by then, its result is kept.
     """
     phases = Phases()
@@ -74,10 +75,12 @@ def finetune(request: FinetuneRequest) -> Finetune:
         prompts = sheet_prompts(request)
         with phases.phase("encode"):
             dataset, sheet_texts = encode_dataset(captioned, prompts, base, recipe)
-        with phases.phase("load"):
-            transformer = base.load_transformer(recipe.plan.base_precision)
-        with phases.phase("train"):
-            learned = learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
+        with OtherRanks(base, dataset, recipe, checkpoint.folder) as others:
+            with phases.phase("load"):
+                transformer = base.load_transformer(recipe.plan.base_precision)
+                ranks = others.join()
+            with phases.phase("train"):
+                learned = learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint, ranks)
         facts = {
             "base": base.describe(),
             "captioner": captioner.describe() if captioner else None,

@@ -8,6 +8,7 @@ transformer in memory. Begin with recipe.py, then trainer.py.
 from finetuner.training.adapter import set_strength
 from finetuner.training.checkpoint import Checkpoint, remove_old
 from finetuner.training.encode import encode_dataset
+from finetuner.training.launch import OtherRanks
 from finetuner.training.learn import Learned, learn
 from finetuner.training.optim import rate_factor
 from finetuner.training.recipe import Recipe, recipe_for
@@ -18,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "History",
     "Learned",
+    "OtherRanks",
     "Recipe",
     "encode_dataset",
     "learn",

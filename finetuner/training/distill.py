@@ -14,6 +14,7 @@ from finetuner.training.dataset import Dataset, batch_schedule
 from finetuner.training.delta import set_deltas
 from finetuner.training.flow import predict_velocity
 from finetuner.training.optim import LoraOptimizer, rate_factor
+from finetuner.training.ranks import ALONE, Ranks
 from finetuner.training.recipe import Recipe
 from finetuner.training.trainer import draw_batch
 
@@ -24,6 +25,7 @@ def distill_lora(
     dataset: Dataset,
     scheduler: FlowMatchEulerDiscreteScheduler,
     recipe: Recipe,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train the LoRA so that the transformer with it, its deltas off, has the velocity that it has with the deltas on.
 
@@ -34,10 +36,10 @@ def distill_lora(
     """
     recipe = replace(recipe, steps=recipe.distillation_steps, learning_rate=recipe.distillation_rate, lora_b_rate=1.0)
     trained = {name: parameter.requires_grad_(True) for name, parameter in lora.items()}
-    optimizer = LoraOptimizer(trained, recipe)
+    optimizer = LoraOptimizer(trained, recipe, ranks)
     batches = batch_schedule(dataset.buckets, recipe.steps, recipe.batch_size, recipe.seed + 1)
     for step, (size, rows) in enumerate(tqdm(batches, desc="Distilling", unit="step", mininterval=1)):
-        batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, recipe.seed + 1 + step)
+        batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, recipe.seed + 1 + step, ranks)
         noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
 
         optimizer.set_rate(rate_factor(step, recipe))

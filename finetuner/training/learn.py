@@ -16,6 +16,7 @@ from finetuner.training.distill import distill_lora
 from finetuner.training.extract import extract_lora
 from finetuner.training.flow import probe_velocities
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer
+from finetuner.training.ranks import ALONE, Ranks
 from finetuner.training.recipe import Recipe
 from finetuner.training.trainer import History, train
 
@@ -35,24 +36,28 @@ def learn(
     scheduler: FlowMatchEulerDiscreteScheduler,
     recipe: Recipe,
     checkpoint: Checkpoint,
+    ranks: Ranks = ALONE,
 ) -> Learned:
-    """Train a LoRA, or all block linears and a LoRA extracted from their change; it is left in the transformer."""
+    """Train a LoRA, or all block linears and a LoRA extracted from their change; it is left in the transformer.
+
+    On several ranks, each calls it with the same arguments but ``ranks`` and comes to the same LoRA.
+    """
     if recipe.plan.checkpointing:
         transformer.enable_gradient_checkpointing()
     optimizer: LoraOptimizer | InBackwardOptimizer
     if recipe.finetune_type == "lora":
         adapter.add_adapter(transformer, recipe.rank, recipe.seed)
-        optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
+        optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe, ranks)
     else:
         delta.add_deltas(transformer)
-        optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe)
-    history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
-    facts = {} if recipe.finetune_type == "lora" else _exchange_for_lora(transformer, dataset, scheduler, recipe)
+        optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe, ranks)
+    history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint, ranks)
+    facts = {} if recipe.finetune_type == "lora" else _exchange_for_lora(transformer, dataset, scheduler, recipe, ranks)
     return Learned(adapter.adapter_state_dict(transformer), history, facts)
 
 
 def _exchange_for_lora(
-    transformer: nn.Module, dataset: Dataset, scheduler: FlowMatchEulerDiscreteScheduler, recipe: Recipe
+    transformer: nn.Module, dataset: Dataset, scheduler: FlowMatchEulerDiscreteScheduler, recipe: Recipe, ranks: Ranks
 ) -> dict:
     """Extract a LoRA from the deltas, distil it, and leave it in their place; returns what it kept of them."""
     full = probe_velocities(transformer, dataset, recipe.guidance)
@@ -60,7 +65,7 @@ def _exchange_for_lora(
     extraction = extract_lora(trained, recipe.rank, recipe.seed)
     adapter.add_adapter(transformer, recipe.rank, recipe.seed)
     adapter.load_adapter_state_dict(transformer, extraction.weights)
-    distill_lora(transformer, adapter.trainable_weights(transformer), dataset, scheduler, recipe)
+    distill_lora(transformer, adapter.trainable_weights(transformer), dataset, scheduler, recipe, ranks)
     delta.remove_deltas(transformer)
 
     extracted = probe_velocities(transformer, dataset, recipe.guidance)

@@ -1,5 +1,5 @@
 """The two optimizers, with one face: set the rate, step after backward, and a state to checkpoint (the trained parameters
-are part of it)."""
+are part of it). On several ranks all of them step alike, by the gradient's mean over the ranks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers.optimization import Adafactor
 
+from finetuner.training.ranks import ALONE, Ranks
 from finetuner.training.recipe import Recipe
 
 
@@ -24,8 +25,10 @@ def rate_factor(step: int, recipe: Recipe) -> float:
 class LoraOptimizer:
     """AdamW, LoRA B faster than A (LoRA+), the whole gradient clipped to a norm."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], recipe: Recipe):
+    def __init__(self, parameters: dict[str, nn.Parameter], recipe: Recipe, ranks: Ranks = ALONE):
         self.parameters = parameters
+        self.ranks = ranks
+        ranks.agree(p.detach() for p in parameters.values())
         self.clip_norm = recipe.clip_norm
         groups = [
             {"params": [p for n, p in parameters.items() if ".lora_A." in n], "rate": recipe.learning_rate},
@@ -42,10 +45,19 @@ class LoraOptimizer:
 
     def step(self) -> float:
         """Apply the gradients and drop them; returns their norm."""
+        if self.ranks.count > 1:
+            self._average_gradients()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
         self.adamw.step()
         self.adamw.zero_grad()
         return norm.item()
+
+    def _average_gradients(self) -> None:
+        """All in one reduction. It stands beside the gradients for a moment, as AdamW's temporaries do."""
+        parameters = list(self.parameters.values())
+        flat = self.ranks.average(torch.cat([p.grad.flatten() for p in parameters]))
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def state_dict(self) -> dict:
         return {"parameters": _detached(self.parameters), "optimizer": self.adamw.state_dict()}
@@ -59,11 +71,13 @@ class InBackwardOptimizer:
     """Adafactor on each matrix as soon as backward has its gradient, so that gradients never stand all at once.
 
     Adafactor (Shazeer & Stern 2018) keeps a row and a column per matrix instead of two more copies of it, and clips each
-    matrix's update by itself.
+    matrix's update by itself. The ranks' gradients are averaged one by one, too, in the order in which backward has them,
+    which is the same on all.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], recipe: Recipe):
+    def __init__(self, parameters: dict[str, nn.Parameter], recipe: Recipe, ranks: Ranks = ALONE):
         self.parameters = parameters
+        self.ranks = ranks
         self.rate = recipe.learning_rate
         self.square_norms: list[torch.Tensor] = []
         self.optimizers = {
@@ -74,6 +88,7 @@ class InBackwardOptimizer:
             parameter.register_post_accumulate_grad_hook(lambda p, optimizer=self.optimizers[name]: self._apply(p, optimizer))
 
     def _apply(self, parameter: nn.Parameter, optimizer: Adafactor) -> None:
+        self.ranks.average(parameter.grad)
         self.square_norms.append(parameter.grad.float().square().sum())
         optimizer.step()
         parameter.grad = None

@@ -46,13 +46,14 @@ class StepSize:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to run a training step: ``accumulation`` times ``micro_batch`` images make the recipe's batch."""
+    """How to run a training step: ``ranks`` times ``accumulation`` times ``micro_batch`` images make the recipe's batch."""
 
     base_precision: str  # the base's own ("bfloat16", "float32"), or "int8", or "nf4"
     checkpointing: bool
     micro_batch: int
     accumulation: int
     peak_bytes: int  # of all tensors alive at once, by the formula; the margin comes on top
+    ranks: int = 1  # processes, a card each, that run such a step at once, each on its share of the recipe's batch
 
 
 def token_count(side: int, size_multiple: int, text_tokens: int) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from finetuner.bases import Base, device_memory_bytes, weight_dtype
 from finetuner.requests import DOCUMENTED_LEARNING_RATE, FinetuneRequest
 from finetuner.training.plan import Plan, StepSize, choose_plan, token_count
+from finetuner.training.ranks import rank_count
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
     """Decide all of it but the seed, which follows from the job's fingerprint.
 
     Raises:
-        ValueError: the training does not fit into this device's memory; says what would.
+        ValueError: the training does not fit into this device's memory, or ``GPUS`` is no number of its cards; says what would.
     """
     rate = request.learning_rate or DOCUMENTED_LEARNING_RATE[request.finetune_type]
     resolutions = base.resolutions[request.priority]
     tokens = token_count(max(resolutions), base.size_multiple, base.max_sequence_length)
-    step = StepSize(request.finetune_type, request.lora_rank, tokens, Recipe.batch_size, weight_dtype())
+    ranks = rank_count(Recipe.batch_size)
+    step = StepSize(request.finetune_type, request.lora_rank, tokens, Recipe.batch_size // ranks, weight_dtype())
     return Recipe(
         finetune_type=request.finetune_type,
         steps=request.training_steps,
@@ -76,5 +78,5 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,
         preserved_images=0 if request.mode == "general" else 1,
-        plan=choose_plan(base.meta_transformer(), step, device_memory_bytes()),
+        plan=replace(choose_plan(base.meta_transformer(), step, device_memory_bytes()), ranks=ranks),
     )

@@ -17,6 +17,7 @@ from finetuner.training.dataset import Batch, Bucket, Dataset, batch_schedule
 from finetuner.training.flow import flow_loss, resolution_shift, sample_sigmas
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer, rate_factor
 from finetuner.training.preserve import draw_preserved, preservation_loss
+from finetuner.training.ranks import ALONE, Ranks
 from finetuner.training.recipe import Recipe
 from finetuner.training.tracker import track
 
@@ -63,6 +64,7 @@ def train(
     scheduler: FlowMatchEulerDiscreteScheduler,
     recipe: Recipe,
     checkpoint: Checkpoint,
+    ranks: Ranks = ALONE,
 ) -> History:
     """Train what is trainable in ``transformer``, going on from ``checkpoint`` where it holds a state.
 
@@ -74,13 +76,13 @@ def train(
     schedule = batch_schedule(dataset.buckets, recipe.steps, recipe.batch_size, recipe.seed)
     history = History()
     checkpoint.restore(optimizer=optimizer, history=history)
-    history.note_device(device_name())
+    history.note_device(device_name() if ranks.count == 1 else f"{ranks.count} x {device_name()}")
     done = len(history.losses)
     if done:
         log.info("Going on from step %d of %d, where the checkpoint of an earlier run of this job stands", done, recipe.steps)
     with tqdm(total=recipe.steps, initial=done, desc="Training", unit="step", mininterval=1) as progress:
         for step, (size, rows) in enumerate(schedule[done:], start=done):
-            batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, recipe.seed + step)
+            batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, recipe.seed + step, ranks)
 
             optimizer.set_rate(rate_factor(step, recipe))
             loss = accumulate_gradients(transformer, batch, noise, sigmas, recipe)
@@ -89,7 +91,7 @@ def train(
                 (recipe.preservation_weight * preservation_loss(transformer, *kept, recipe.guidance)).backward()
             norm = optimizer.step()
 
-            loss = loss.item()  # once: on a GPU each waits for the step to end
+            loss = ranks.average(loss).item()  # once: on a GPU each waits for the step to end
             _require_finite(step, loss, norm, recipe)
             history.append(loss, norm)
             track(step + 1, loss=loss, gradient_norm=norm, learning_rate=recipe.learning_rate * rate_factor(step, recipe))
@@ -107,15 +109,20 @@ def draw_batch(
     scheduler: FlowMatchEulerDiscreteScheduler,
     recipe: Recipe,
     seed: int,
+    ranks: Ranks = ALONE,
 ) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-    """All that is random in a step: the batch, its noise [B, tokens, channels] and noise levels [B], both float32."""
+    """All that is random in a step: the batch, its noise [B, tokens, channels] and noise levels [B], both float32.
+
+    Every rank draws all of it and takes its share, so that the step is the same however many there are.
+    """
     generator = torch.Generator().manual_seed(seed)
     texts = choose_texts(dataset.buckets[size], rows, recipe, generator)
     batch = dataset.batch(size, rows, texts, generator)
     noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
     shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])
     sigmas = sample_sigmas(len(rows), shift, recipe.logit_mean, recipe.logit_std, generator).to(noise.device)
-    return batch, noise, sigmas
+    share = ranks.rows(len(rows))
+    return batch[share], noise[share], sigmas[share]
 
 
 def choose_texts(bucket: Bucket, rows: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
