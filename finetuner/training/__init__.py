@@ -12,7 +12,7 @@ from finetuner.training.launch import OtherRanks
 from finetuner.training.learn import Learned, learn
 from finetuner.training.optim import rate_factor
 from finetuner.training.recipe import Recipe, recipe_for
-from finetuner.training.tracker import tracking
+from finetuner.training.tracker import Writer, tracking
 from finetuner.training.trainer import History
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Learned",
     "OtherRanks",
     "Recipe",
+    "Writer",
     "encode_dataset",
     "learn",
     "rate_factor",

@@ -1,0 +1,12 @@
+"""Many requests at once, on one machine or several: the APIs of the hosted services before the library, on a Ray cluster.
+
+    records/        what was accepted and what became of it, in a database: SQLite, or PostgreSQL
+    engine.py       accepted jobs -> the cluster -> their records; one engine at a time
+    queue.py        whose job is next
+    drawing.py      a `Generator` per replica, as a deployment of Ray Serve
+    training.py     a training as a Ray task, which another node takes over where its node is lost
+    lease.py        who is at work in a folder that nodes share
+    settings.py     what the operator chooses by the environment
+
+The library knows nothing of it, and the Cog container does not carry it.
+"""
