@@ -62,6 +62,7 @@ def draw(pipeline: DiffusionPipeline, texts: TextEmbeddings, empty: TextEmbeddin
     """One picture a prompt, the n-th from seed n whatever the batch: uint8 [N, 64, 64, 3]."""
     family, guidance = family_of(pipeline.transformer), the_base().sampling_guidance
     options = {"steps": SAMPLING_STEPS, "guidance": guidance, "seeds": list(range(len(texts))), "empty": empty}
+    options |= {"image_prompt": None, "image_prompt_strength": 1.0}
     latents = family.sample_latents(pipeline, texts, (SIDE, SIDE), **options)
     return np.stack([np.asarray(image) for image in family.decode_latents(pipeline, latents, (SIDE, SIDE))])
 
