@@ -5,11 +5,12 @@ how its texts, latents and velocities are made. Begin with base.py; a new family
 """
 
 from finetuner.bases.base import Base, choose_base
-from finetuner.bases.device import device, device_memory_bytes, device_name, weight_dtype
+from finetuner.bases.device import compile_setting, device, device_memory_bytes, device_name, weight_dtype
 from finetuner.bases.families import family_of, family_with_linears
 from finetuner.bases.family import BlockMemory, Family, Grid, Guidance, KohyaBlocks, LatentStatistics, Size, TextEmbeddings
 from finetuner.bases.linears import block_linears, target_names
 from finetuner.bases.model_folder import ModelFolder, ModelKind
+from finetuner.bases.warm import WarmParts
 
 __all__ = [
     "Base",
@@ -23,8 +24,10 @@ __all__ = [
     "ModelKind",
     "Size",
     "TextEmbeddings",
+    "WarmParts",
     "block_linears",
     "choose_base",
+    "compile_setting",
     "device",
     "device_memory_bytes",
     "device_name",

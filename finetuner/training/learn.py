@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 from finetuner.training import adapter, delta
+from finetuner.training.activations import checkpoint_blocks
 from finetuner.training.checkpoint import Checkpoint
+from finetuner.training.compiling import compiled_blocks
 from finetuner.training.dataset import Dataset
 from finetuner.training.distill import distill_lora
 from finetuner.training.extract import extract_lora
@@ -37,8 +40,7 @@ def learn(
     checkpoint: Checkpoint,
 ) -> Learned:
     """Train a LoRA, or all block linears and a LoRA extracted from their change; it is left in the transformer."""
-    if recipe.plan.checkpointing:
-        transformer.enable_gradient_checkpointing()
+    checkpoint_blocks(transformer, recipe.plan.checkpointed_blocks)
     optimizer: LoraOptimizer | InBackwardOptimizer
     if recipe.finetune_type == "lora":
         adapter.add_adapter(transformer, recipe.rank, recipe.seed)
@@ -46,7 +48,8 @@ def learn(
     else:
         delta.add_deltas(transformer)
         optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe)
-    history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
+    with compiled_blocks(transformer) if recipe.plan.compiled else nullcontext():
+        history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
     facts = {} if recipe.finetune_type == "lora" else _exchange_for_lora(transformer, dataset, scheduler, recipe)
     return Learned(adapter.adapter_state_dict(transformer), history, facts)
 

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 
 from finetuner.bases import Base, device_memory_bytes, weight_dtype
 from finetuner.requests import DOCUMENTED_LEARNING_RATE, FinetuneRequest
-from finetuner.training.plan import Plan, StepSize, choose_plan, token_count
+from finetuner.training.compiling import worth_compiling
+from finetuner.training.costs import StepSize, token_count
+from finetuner.training.plan import Plan, choose_plan
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,12 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
     """
     rate = request.learning_rate or DOCUMENTED_LEARNING_RATE[request.finetune_type]
     resolutions = base.resolutions[request.priority]
-    tokens = token_count(max(resolutions), base.size_multiple, base.max_sequence_length)
-    step = StepSize(request.finetune_type, request.lora_rank, tokens, Recipe.batch_size, weight_dtype())
+    tokens = tuple(token_count(side, base.size_multiple, base.max_sequence_length) for side in resolutions)
+    step = StepSize(request.finetune_type, request.lora_rank, max(tokens), Recipe.batch_size, weight_dtype())
+
+    def worth(eager: float, compiled: float) -> bool:
+        return worth_compiling(request.training_steps * eager, request.training_steps * compiled)
+
     return Recipe(
         finetune_type=request.finetune_type,
         steps=request.training_steps,
@@ -73,5 +79,5 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
         guidance=base.training_guidance,
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,
-        plan=choose_plan(base.meta_transformer(), step, device_memory_bytes()),
+        plan=choose_plan(base.meta_transformer(), step, device_memory_bytes(), tokens, worth),
     )
