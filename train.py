@@ -7,8 +7,11 @@ from cog import Input, Path, current_scope
 from entrypoints.interface import IS_SERVER, as_documented, complete_schema, local_file, read_data_uris
 from entrypoints.logs import show_library_log
 from entrypoints.startup import check_train_server
+from finetuner.bases import WarmParts
 from finetuner.finetune import finetune
 from finetuner.requests import FinetuneRequest
+
+WARM = WarmParts()  # the base, for the next job
 
 if IS_SERVER:  # a function has no setup(): what a train server does at its start it does here
     show_library_log()
@@ -77,7 +80,7 @@ def train(
             finetune_type=finetune_type,
             lora_rank=lora_rank,
         )
-        published = finetune(request)
+        published = finetune(request, WARM)
     for what in ("seconds", "peak_memory_bytes"):
         for phase, amount in published.manifest[what].items():
             current_scope().record_metric(f"{phase}_{what}", amount)

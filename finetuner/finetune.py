@@ -9,7 +9,7 @@ import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from finetuner.bases import Base, choose_base
+from finetuner.bases import Base, WarmParts, choose_base
 from finetuner.data import (
     CaptionedExample,
     Captioner,
@@ -49,6 +49,7 @@ def finetune(
     finetune_id: str | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Writer | None = None,
+    warm: WarmParts | None = None,
 ) -> Finetune:
     """Train a finetune and publish it.
 
@@ -59,6 +60,9 @@ def finetune(
     When the same request comes again, a job that was killed or cancelled goes on from its checkpoint to the same weights, and
     one that was published gives its finetune, as long as the store has it.
 
+    Args:
+        warm: where the base's parts stay for the next job of this process.
+
     Raises:
         ValueError: an input, the archive or the base is not usable; said before anything heavy is loaded.
         FloatingPointError: the training diverged; nothing is published.
@@ -67,7 +71,7 @@ def finetune(
     """
     phases = Phases()
     log.info("Inputs: %s", ", ".join(f"{name} {value}" for name, value in request.inputs().items()))
-    base = choose_base()
+    base = replace(choose_base(), warm=warm)
     base.require_trains()
     with phases.phase("archive"):
         examples = open_archive(request.input_images)

@@ -1,19 +1,24 @@
-"""Print what a training step of a base takes, traced without weights or GPU: peak memory and FLOP. Run it as script/plan.
+"""Print how a training of a base runs on cards of several sizes, without weights or GPU: peak memory and FLOP. Run it as
+script/plan.
 
-A trace holds a bfloat16 base. The columns for quantised bases exchange its weights for theirs (`finetuner.training.plan`'s
-`base_bytes`); a full fine-tune has none, since its result is the difference to the true base.
+`--check` holds the formulas that say so against a trace of the step on fake tensors, for several numbers of checkpointed
+blocks. An int8 base is traced as it is; of an nf4 one only the weights are known, since bitsandbytes quantises no fake tensor.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from diffusers.utils import logging
 
-from finetuner.training.plan import GIB, QUANTISED, Sizes, StepSize, base_bytes, peak_bytes, token_count
+from finetuner.training.activations import checkpoint_blocks
+from finetuner.training.costs import Sizes, StepSize, peak_bytes, step_flop, token_count
+from finetuner.training.plan import GIB, Plan, choose_plan
+from finetuner.training.recipe import Recipe
 from script.trace_step import on_meta, prepared, trace
 
 # What transformer/config.json says of them. FLUX.1-dev's: black-forest-labs/FLUX.1-dev; klein's: diffusers'
@@ -53,7 +58,9 @@ RANK = 32
 
 TYPES = ("lora", "full")
 SIDES = (512, 768, 1024)
-BATCHES = (1, 2, 4)
+# GiB that cards report as their whole memory, the smallest of each class, by the GB that they are sold with: H100, L40S, L4,
+# RTX 4080, RTX 3060.
+CARDS = {80: 79.1, 48: 44.4, 24: 22.0, 16: 15.6, 12: 11.7}
 
 
 def main() -> None:
@@ -61,46 +68,72 @@ def main() -> None:
     logging.set_verbosity_error()  # diffusers warns of the cast to bfloat16
     config = BASES[options.base]
     sizes = Sizes.of(on_meta(config))
-    parameters = sizes.block_weights + sizes.other_weights
-    print(f"{options.base}: {parameters / 1e9:.2f} B parameters. LoRA of rank {RANK}. Peaks in GiB.\n")
-    heads = ["type", "side", "batch", "checkpointing", "TFLOP", "bfloat16", *QUANTISED] + ["formula"] * options.check
-    print_row(heads)
-    print_row(["---"] * len(heads))
-    for case in itertools.product(options.types, options.sides, BATCHES, (False, True)):
-        print_row(row(config, sizes, *case, options.check))
+    billions, blocks = (sizes.block_weights + sizes.other_weights) / 1e9, len(sizes.order)
+    print(f"{options.base}: {billions:.2f} B parameters, {blocks} blocks. LoRA of rank {RANK}, {Recipe.batch_size} images.\n")
+    cases = itertools.product(options.types, options.sides)
+    if options.check:
+        print_row(["type", "base", "side", "images", "checkpointed", "peak GiB", "formula", "TFLOP", "formula"], head=True)
+        for finetune_type, side in cases:
+            for precision in ("bfloat16", "int8") if finetune_type == "lora" else ("bfloat16",):
+                for checkpointed in (0, blocks // 3, 2 * blocks // 3, blocks - 1):
+                    print_row(checked(config, sizes, step_of(finetune_type, side, 1), precision, checkpointed))
+    else:
+        print_row(["type", "side", *(f"{card} GB" for card in CARDS), "TFLOP a step"], head=True)
+        for finetune_type, side in cases:
+            print_row([finetune_type, str(side), *planned(config, step_of(finetune_type, side, Recipe.batch_size))])
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="script/plan", description="What a training step of a base takes, as a table.")
+    parser = argparse.ArgumentParser(prog="script/plan", description="How a training of a base runs, as a table.")
     parser.add_argument("base", nargs="?", default="FLUX.1-dev", choices=BASES, help="default: FLUX.1-dev")
     parser.add_argument("--type", dest="types", nargs=1, choices=TYPES, default=TYPES, help="default: both")
     parser.add_argument("--side", dest="sides", nargs=1, type=int, choices=SIDES, default=SIDES, help="pixels; default: all")
     parser.add_argument(
-        "--check", action="store_true", help="show how far the formula that jobs decide by is from the trace, in percent"
+        "--check", action="store_true", help="show how far the formulas that jobs decide by are from a trace, in percent"
     )
     return parser.parse_args()
 
 
-def row(
-    config: Mapping, sizes: Sizes, finetune_type: str, side: int, batch_size: int, checkpointing: bool, check: bool
-) -> list[str]:
-    transformer = prepared(config, finetune_type, RANK, torch.bfloat16)
-    if checkpointing:
-        transformer.enable_gradient_checkpointing()
-    size = StepSize(finetune_type, RANK, token_count(side, SIZE_MULTIPLE, TEXT_TOKENS), batch_size, torch.bfloat16)
-    step = trace(transformer, size.tokens - TEXT_TOKENS, TEXT_TOKENS, batch_size)
-    own = base_bytes(sizes, "bfloat16", size.dtype)
-    quantised = [step.peak_bytes - own + base_bytes(sizes, precision, size.dtype) for precision in QUANTISED]
-    cells = [finetune_type, str(side), str(batch_size), "on" if checkpointing else "off", f"{step.flop / 1e12:.0f}"]
-    cells.append(f"{step.peak_bytes / GIB:.1f}")
-    cells += [f"{peak / GIB:.1f}" if finetune_type == "lora" else "-" for peak in quantised]
-    if check:
-        cells.append(f"{100 * (peak_bytes(sizes, size, 'bfloat16', checkpointing) / step.peak_bytes - 1):+.1f} %")
-    return cells
+def step_of(finetune_type: str, side: int, batch_size: int) -> StepSize:
+    return StepSize(finetune_type, RANK, token_count(side, SIZE_MULTIPLE, TEXT_TOKENS), batch_size, torch.bfloat16)
 
 
-def print_row(cells: list[str]) -> None:
+def planned(config: Mapping, step: StepSize) -> Iterator[str]:
+    """A cell for each card, and the FLOP of a step on the largest and on the smallest card that runs it."""
+    transformer, flop = on_meta(config), []
+    for gib in CARDS.values():
+        try:
+            plan = choose_plan(transformer, step, int(gib * GIB))
+        except ValueError:
+            yield "refused"
+            continue
+        flop.append(plan.step_flop / 1e12)
+        yield in_words(plan)
+    yield " to ".join(f"{teraflop:.0f}" for teraflop in dict.fromkeys((flop[0], flop[-1]))) if flop else "-"
+
+
+def in_words(plan: Plan) -> str:
+    parts = [plan.base_precision] if plan.base_precision in ("int8", "nf4") else []
+    parts += [f"{plan.checkpointed_blocks} checkpointed"] if plan.checkpointed_blocks else []
+    parts += [f"{plan.micro_batch} x {plan.accumulation}"] if plan.accumulation > 1 else []
+    return f"{', '.join(parts) or 'as it is'} ({plan.peak_bytes / GIB:.1f} GiB)"
+
+
+def checked(config: Mapping, sizes: Sizes, step: StepSize, precision: str, checkpointed: int) -> list[str]:
+    transformer = prepared(config, step.finetune_type, RANK, step.dtype, precision)
+    checkpoint_blocks(transformer, checkpointed)
+    traced = trace(transformer, step.tokens - TEXT_TOKENS, TEXT_TOKENS, step.batch_size)
+    peak, flop = peak_bytes(sizes, step, precision, checkpointed), step_flop(sizes, step, checkpointed)
+    side = SIZE_MULTIPLE * math.isqrt(step.tokens - TEXT_TOKENS)
+    cells = [step.finetune_type, precision, str(side), str(step.batch_size), str(checkpointed)]
+    cells += [f"{traced.peak_bytes / GIB:.2f}", f"{100 * (peak / traced.peak_bytes - 1):+.1f} %"]
+    return [*cells, f"{traced.flop / 1e12:.1f}", f"{100 * (flop / traced.flop - 1):+.1f} %"]
+
+
+def print_row(cells: list[str], head: bool = False) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
+    if head:
+        print_row(["---"] * len(cells))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from finetuner.bases import TextEmbeddings
+from finetuner.bases.quantise import quantise
 from finetuner.training.adapter import add_adapter
 from finetuner.training.dataset import Batch
 from finetuner.training.delta import add_deltas, deltas
@@ -104,9 +105,15 @@ def on_meta(config: Mapping) -> nn.Module:
         return getattr(diffusers, config["_class_name"]).from_config(config)
 
 
-def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype) -> nn.Module:
-    """A transformer on the meta device, with what a fine-tune trains in it. (peft cannot swap fake parameters.)"""
+def prepared(config: Mapping, finetune_type: str, rank: int, dtype: torch.dtype, precision: str = "") -> nn.Module:
+    """A transformer on the meta device, with what a fine-tune trains in it. (peft cannot swap fake parameters.)
+
+    Args:
+        precision: "int8" quantises its blocks; any other leaves them as they are.
+    """
     transformer = on_meta(config).to(dtype).requires_grad_(False).eval()
+    if precision == "int8":
+        quantise(transformer, precision, torch.device("meta"))
     with torch.device("meta"):
         if finetune_type == "lora":
             add_adapter(transformer, rank, seed=0)
@@ -127,7 +134,7 @@ def optimizer_of(transformer: nn.Module) -> LoraOptimizer | InBackwardOptimizer:
         guidance=1.0,
         distillation_steps=0,
         distillation_rate=0.0,
-        plan=Plan("bfloat16", checkpointing=False, micro_batch=1, accumulation=1, peak_bytes=0),
+        plan=Plan("bfloat16", 0, micro_batch=1, accumulation=1, compiled=False, peak_bytes=0, step_flop=0),
     )
     if found:
         return InBackwardOptimizer(found, recipe)

@@ -19,7 +19,7 @@ from finetuner.training.flow import predict_velocity
 from finetuner.training.plan import Plan
 from finetuner.training.recipe import Recipe
 
-PLAN = Plan("float32", checkpointing=False, micro_batch=4, accumulation=1, peak_bytes=0)
+PLAN = Plan("float32", 0, micro_batch=4, accumulation=1, compiled=False, peak_bytes=0, step_flop=0)
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

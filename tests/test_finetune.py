@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from finetuner import finetune
+from finetuner.bases import WarmParts
 from finetuner.data import archive
 from finetuner.data.captioner import Captioner, choose_captioner
 from finetuner.data.captions import with_trigger_word
@@ -170,7 +171,7 @@ def test_captions_that_are_yet_to_be_written_are_part_of_the_job(base):
 def test_how_the_device_runs_a_job_is_no_part_of_it(base):
     request = style_request()
     recipe = recipe_for(request, base)
-    split = replace(recipe, plan=replace(recipe.plan, checkpointing=True, micro_batch=1, accumulation=4))
+    split = replace(recipe, plan=replace(recipe.plan, checkpointed_blocks=3, micro_batch=1, accumulation=4, compiled=True))
     jobs = {finetune.job_fingerprint(request, r, base, None, "the data") for r in (recipe, split)}
     assert len(jobs) == 1
     assert finetune.job_fingerprint(request, replace(recipe, batch_size=8), base, None, "the data") not in jobs
@@ -357,13 +358,15 @@ def test_a_killed_job_goes_on_to_the_same_bits(store, tmp_path, finetune_type):
 
 
 def test_the_same_job_gives_the_same_weights_and_another_seed_comes_with_other_inputs(store, tmp_path):
-    def train(**changes) -> dict[str, torch.Tensor]:
+    def train(warm: WarmParts | None = None, **changes) -> dict[str, torch.Tensor]:
         shutil.rmtree(tmp_path / "jobs", ignore_errors=True)  # else the same request gives the same finetune
         request = style_request(training_steps=3, finetune_type="lora", **changes)
-        return load_file(finetune.finetune(request).folder / "pytorch_lora_weights.safetensors")
+        return load_file(finetune.finetune(request, warm).folder / "pytorch_lora_weights.safetensors")
 
-    first, again, other = train(), train(), train(trigger_word="OTHER")
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    kept = WarmParts()
+    first, again, other, _, warm = train(), train(), train(trigger_word="OTHER"), train(kept), train(kept)
+    assert set(kept.parts) == {"text encoders", "VAE", "transformer"}
+    assert all(torch.equal(first[name], again[name]) and torch.equal(first[name], warm[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 

@@ -5,7 +5,7 @@ how its texts, latents and velocities are made. Begin with base.py; a new family
 """
 
 from finetuner.bases.base import Base, choose_base
-from finetuner.bases.device import device, device_memory_bytes, device_name, weight_dtype
+from finetuner.bases.device import compile_setting, device, device_memory_bytes, device_name, weight_dtype
 from finetuner.bases.families import family_of, family_with_linears
 from finetuner.bases.family import (
     BlockMemory,
@@ -20,6 +20,7 @@ from finetuner.bases.family import (
 )
 from finetuner.bases.linears import block_linears, target_names
 from finetuner.bases.model_folder import ModelFolder, ModelKind
+from finetuner.bases.warm import WarmParts
 
 __all__ = [
     "Base",
@@ -34,8 +35,10 @@ __all__ = [
     "ModelKind",
     "Size",
     "TextEmbeddings",
+    "WarmParts",
     "block_linears",
     "choose_base",
+    "compile_setting",
     "device",
     "device_memory_bytes",
     "device_name",

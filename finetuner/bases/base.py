@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from finetuner.bases.families import Family, family_named
 from finetuner.bases.family import Guidance
 from finetuner.bases.model_folder import ModelFolder, ModelKind, loaded_files
 from finetuner.bases.quantise import PRECISIONS, quantise
+from finetuner.bases.warm import Part, WarmParts
 from finetuner.paths import WEIGHTS
 from finetuner.requests import DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS
 
@@ -57,6 +58,7 @@ class Base(ModelFolder):
     pictures: str  # the kind that it draws and is trained on, which a captioner has to know
     # The folder of ``weights/`` with what makes image prompts readable to it, where its family does not read them by itself.
     image_reader: str | None
+    warm: WarmParts | None = None  # where its parts stay for the next job; None reads them anew each time
 
     @classmethod
     def open(cls, folder: Path) -> Base:
@@ -167,20 +169,25 @@ class Base(ModelFolder):
 
     def load_text_encoders(self) -> DiffusionPipeline:
         """Text encoders and tokenizers, as a pipeline with nothing else in it."""
-        pipeline = self.family.PIPELINE.from_pretrained(self.folder, transformer=None, vae=None, dtype=weight_dtype())
-        return pipeline.to(device())
+        load = self.family.PIPELINE.from_pretrained
+        encoders = self._part("text encoders", lambda: load(self.folder, transformer=None, vae=None, dtype=weight_dtype()))
+        return encoders.to(device())
 
     def load_vae(self) -> nn.Module:
-        vae = self.family.VAE.from_pretrained(self.folder / "vae", dtype=weight_dtype())
+        vae = self._part("VAE", lambda: self.family.VAE.from_pretrained(self.folder / "vae", dtype=weight_dtype()))
         return vae.requires_grad_(False).to(device())
 
     def load_transformer(self, precision: str | None = None) -> nn.Module:
         """The transformer, frozen; its block linears quantised where ``precision`` is one of `quantise.PRECISIONS`."""
-        model = self.family.TRANSFORMER.from_pretrained(self.folder / "transformer", dtype=weight_dtype())
+        load = self.family.TRANSFORMER.from_pretrained
+        model = self._part("transformer", lambda: load(self.folder / "transformer", dtype=weight_dtype()))
         model.requires_grad_(False)
         if precision in PRECISIONS:
             return quantise(model, precision, device())
         return model.eval().to(device())
+
+    def _part(self, name: str, load: Callable[[], Part]) -> Part:
+        return self.warm.part(self.fingerprint, name, load) if self.warm else load()
 
     def meta_transformer(self) -> nn.Module:
         """The transformer on the meta device: every shape and no weight, in a tenth of a second."""

@@ -31,3 +31,15 @@ def device_memory_bytes() -> int:
 
 def weight_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32  # most CPUs emulate bf16
+
+
+def compile_setting() -> bool | None:
+    """What ``COMPILE`` says, 1 or 0, of the transformer's blocks; None where it says nothing.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    value = os.environ.get("COMPILE", "")
+    if value not in ("", "0", "1"):
+        raise ValueError(f"COMPILE: {value!r} is neither 0 nor 1.")
+    return value == "1" if value else None

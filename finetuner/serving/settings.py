@@ -7,6 +7,8 @@ import os
 
 import torch
 
+from finetuner.bases import compile_setting
+
 ADAPTER_CACHE_GB = 8  # thirty LoRAs of rank 32 for FLUX.1-dev (262 MB each); on CUDA it is memory that cannot be swapped out
 
 
@@ -27,12 +29,11 @@ def adapter_cache_bytes() -> int:
 
 
 def compile_wanted() -> bool:
-    """Whether to compile the transformer's blocks: ``COMPILE``, 1 or 0. A GPU earns the minutes back, a CPU hardly.
+    """Whether a predict server compiles the transformer's blocks: as ``COMPILE`` says, else on a GPU, which earns the minutes
+    back; a CPU hardly does.
 
     Raises:
         ValueError: it is neither.
     """
-    value = os.environ.get("COMPILE", str(int(torch.cuda.is_available())))
-    if value not in ("0", "1"):
-        raise ValueError(f"COMPILE: {value!r} is neither 0 nor 1.")
-    return value == "1"
+    asked = compile_setting()
+    return torch.cuda.is_available() if asked is None else asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 from finetuner.training import adapter, delta
+from finetuner.training.activations import checkpoint_blocks
 from finetuner.training.checkpoint import Checkpoint
+from finetuner.training.compiling import compiled_blocks
 from finetuner.training.dataset import Dataset
 from finetuner.training.distill import distill_lora
 from finetuner.training.extract import extract_lora
@@ -42,8 +45,7 @@ def learn(
 
     On several ranks, each calls it with the same arguments but ``ranks`` and comes to the same LoRA.
     """
-    if recipe.plan.checkpointing:
-        transformer.enable_gradient_checkpointing()
+    checkpoint_blocks(transformer, recipe.plan.checkpointed_blocks)
     optimizer: LoraOptimizer | InBackwardOptimizer
     if recipe.finetune_type == "lora":
         adapter.add_adapter(transformer, recipe.rank, recipe.seed)
@@ -51,7 +53,8 @@ def learn(
     else:
         delta.add_deltas(transformer)
         optimizer = InBackwardOptimizer(delta.deltas(transformer), recipe, ranks)
-    history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint, ranks)
+    with compiled_blocks(transformer) if recipe.plan.compiled else nullcontext():
+        history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint, ranks)
     facts = {} if recipe.finetune_type == "lora" else _exchange_for_lora(transformer, dataset, scheduler, recipe, ranks)
     return Learned(adapter.adapter_state_dict(transformer), history, facts)
 

@@ -1,47 +1,32 @@
-"""What a training step needs in memory, and the cheapest way to run it on the device that is here.
-
-A closed formula, so that a job decides in a moment. Its constants count what the step keeps for its backward pass; they were
-read off a trace of the step itself on fake tensors, and `script/plan --check` prints how far the two are apart. Those of a
-block are its family's (`finetuner.bases`).
-"""
+"""The cheapest way to run a training step on the device that is here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
-from finetuner.bases import BlockMemory, block_linears, family_of, target_names
+from finetuner.training.costs import (
+    QUANTISED,
+    Sizes,
+    StepSize,
+    compiled_extra_bytes,
+    distillation_bytes,
+    native_precision,
+    peak_bytes,
+    step_flop,
+)
 
 GIB = 1 << 30
-KINDS = ("double", "single")  # of blocks, in the order in which they run
 
-# Bytes per weight of a quantised linear. int8: a byte, and a float32 scale per row (counted apart). nf4: half a byte, a byte
-# per 64 weights for their scale, and a float32 per 256 such scales; 0.516 is what bitsandbytes' weights take.
-QUANTISED = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
-
-# Adafactor's temporaries, bytes per weight of the matrix in hand, by bytes per value: gradient and float32 copies.
-ADAFACTOR = {2: 16, 4: 8}
-
-# Memory that is not ours to fill. Both are allowances, not measurements: CUDA's context, its kernels and cuBLAS's workspaces
+# Memory that is not ours to fill. All are allowances, not measurements: CUDA's context, its kernels and cuBLAS's workspaces
 # take about half a GiB; the caching allocator hands out 2 MiB blocks and splits them, and buckets of several sizes (some
-# 1 % larger than their square) leave gaps that fit nothing.
+# 1 % larger than their square) leave gaps that fit nothing; and no card has yet shown what compiled blocks take at their peak.
 CONTEXT_BYTES = 3 * GIB // 4
 FRAGMENTATION = 0.05
-
-
-@dataclass(frozen=True)
-class StepSize:
-    """What decides how much memory a training step takes, but for the transformer."""
-
-    finetune_type: str
-    rank: int
-    tokens: int  # of the largest image, text included
-    batch_size: int
-    dtype: torch.dtype  # the base's weights as they are loaded
+COMPILED = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,183 +34,105 @@ class Plan:
     """How to run a training step: ``ranks`` times ``accumulation`` times ``micro_batch`` images make the recipe's batch."""
 
     base_precision: str  # the base's own ("bfloat16", "float32"), or "int8", or "nf4"
-    checkpointing: bool
+    checkpointed_blocks: int  # from the first; the others keep what backward needs
     micro_batch: int
     accumulation: int
+    compiled: bool  # the blocks
     peak_bytes: int  # of all tensors alive at once, by the formula; the margin comes on top
+    step_flop: int  # of the whole batch at the largest resolution
     ranks: int = 1  # processes, a card each, that run such a step at once, each on its share of the recipe's batch
 
 
-def token_count(side: int, size_multiple: int, text_tokens: int) -> int:
-    """Tokens of an image with the area of a square of ``side`` pixels, and of its prompt."""
-    return round(side / size_multiple) ** 2 + text_tokens
-
-
-def usable_bytes(memory_bytes: int) -> int:
+def usable_bytes(memory_bytes: int, compiled: bool = False) -> int:
     """What of a device's memory tensors may take."""
-    return int(memory_bytes * (1 - FRAGMENTATION)) - CONTEXT_BYTES
+    return int(memory_bytes * (1 - FRAGMENTATION - COMPILED * compiled)) - CONTEXT_BYTES
 
 
-def choose_plan(transformer: nn.Module, step: StepSize, memory_bytes: int) -> Plan:
+def never(eager_flop: float, compiled_flop: float) -> bool:
+    """Compile nothing."""
+    return False
+
+
+def choose_plan(
+    transformer: nn.Module,
+    step: StepSize,
+    memory_bytes: int,
+    token_counts: tuple[int, ...] = (),
+    worth_compiling: Callable[[float, float], bool] = never,
+) -> Plan:
     """The cheapest way to run ``step`` in ``memory_bytes``, the device's total (what is free at the moment would make two runs
     of a job differ).
 
     In order of cost: the batch split into smaller ones whose gradients add up (the same FLOP, and a single image of 512 px is
-    1,536 tokens, plenty for a matrix product), then gradient checkpointing (a second forward: 45 % more FLOP for a LoRA, 33 %
-    for full), then a quantised base (another model: int8 rounds a weight to 1/127 of its row's largest, nf4 to one of 16
-    levels). A full fine-tune's gradients are applied inside backward, so they cannot add up, and its result is the
-    difference to the true base: splitting and quantising are for a LoRA only.
+    1,536 tokens, plenty for a matrix product), then one checkpointed block after another (each is a second forward; all of them
+    45 % more FLOP for a LoRA, 33 % for full), then a quantised base (another model: int8 rounds a weight to 1/127 of its row's
+    largest, nf4 to one of 16 levels). A full fine-tune's gradients are applied inside backward, so they cannot add up, and its
+    result is the difference to the true base: splitting and quantising are for a LoRA only.
 
     Args:
         transformer: the base's; on the meta device will do.
+        step: of the whole batch, at the largest resolution.
+        token_counts: of all resolutions that are trained at, which come up equally often.
+        worth_compiling: says whether compiled blocks pay, from the mean FLOP of a step without and with them.
 
     Raises:
         ValueError: nothing fits; says how much is needed, how much there is, and what would fit.
     """
     sizes = Sizes.of(transformer)
-    usable = usable_bytes(memory_bytes)
-    for plan in _plans(sizes, step):
-        if plan.peak_bytes <= usable:
-            return plan
-    raise ValueError(_refusal(sizes, step, memory_bytes, needed=plan.peak_bytes))  # the last way needs the least
+    eager = _cheapest(sizes, step, usable_bytes(memory_bytes))
+    if eager is None:
+        raise ValueError(_refusal(sizes, step, memory_bytes))
+    compiled = _cheapest(sizes, step, usable_bytes(memory_bytes, compiled=True) - compiled_extra_bytes(sizes, step))
+    if compiled is None or compiled.base_precision != eager.base_precision:
+        return eager
+
+    def mean_flop(plan: Plan) -> float:
+        steps = [replace(step, tokens=tokens) for tokens in token_counts or (step.tokens,)]
+        return sum(step_flop(sizes, step, plan.checkpointed_blocks) for step in steps) / len(steps)
+
+    return replace(compiled, compiled=True) if worth_compiling(mean_flop(eager), mean_flop(compiled)) else eager
+
+
+def _cheapest(sizes: Sizes, step: StepSize, usable: int) -> Plan | None:
+    fitting = (plan for plan in _plans(sizes, step) if plan.peak_bytes <= usable)
+    precisions = [native_precision(step.dtype), *QUANTISED]
+    return min(
+        fitting,
+        key=lambda plan: (precisions.index(plan.base_precision), plan.step_flop, plan.accumulation),
+        default=None,
+    )
 
 
 def _plans(sizes: Sizes, step: StepSize) -> Iterator[Plan]:
-    """All ways to run the job, cheapest first."""
+    """All ways to run the job."""
     lora = step.finetune_type == "lora"
-    own = native_precision(step.dtype)
-    ways = [(own, False), (own, True)] + [(precision, True) for precision in QUANTISED if lora]
+    precisions = [native_precision(step.dtype), *(QUANTISED if lora else ())]
     micro_batches = [n for n in range(step.batch_size, 0, -1) if step.batch_size % n == 0] if lora else [step.batch_size]
-    for precision, checkpointing in ways:
+    for precision in precisions:
         for micro_batch in micro_batches:
             part = replace(step, batch_size=micro_batch)
-            peak = peak_bytes(sizes, part, precision, checkpointing)
-            if not lora:
-                peak = max(peak, distillation_bytes(sizes, part, checkpointing))
-            yield Plan(precision, checkpointing, micro_batch, step.batch_size // micro_batch, peak)
+            for checkpointed in range(len(sizes.order)):  # never the last: it would be computed again at once
+                peak = peak_bytes(sizes, part, precision, checkpointed)
+                if not lora:
+                    peak = max(peak, distillation_bytes(sizes, part, checkpointed))
+                flop = step_flop(sizes, step, checkpointed)
+                yield Plan(precision, checkpointed, micro_batch, step.batch_size // micro_batch, False, peak, flop)
 
 
-def _refusal(sizes: Sizes, step: StepSize, memory_bytes: int, needed: int) -> str:
-    usable = usable_bytes(memory_bytes)
+def _least(sizes: Sizes, step: StepSize) -> int:
+    """The bytes of the way that needs the least."""
+    return min(plan.peak_bytes for plan in _plans(sizes, step))
 
-    def fits(step: StepSize) -> bool:
-        return any(plan.peak_bytes <= usable for plan in _plans(sizes, step))
 
+def _refusal(sizes: Sizes, step: StepSize, memory_bytes: int) -> str:
+    usable, needed = usable_bytes(memory_bytes), _least(sizes, step)
     refusal = (
         f"finetune_type: {step.finetune_type} needs {needed / GIB:.1f} GiB at the least, and of this device's"
         f" {memory_bytes / GIB:.1f} GiB {usable / GIB:.1f} GiB can be used."
     )
-    if step.finetune_type != "lora" and fits(replace(step, finetune_type="lora")):
+    if step.finetune_type != "lora" and _least(sizes, replace(step, finetune_type="lora")) <= usable:
         return f"{refusal} finetune_type lora would fit."
-    if fits(replace(step, tokens=step.tokens // 2)):
+    if _least(sizes, replace(step, tokens=step.tokens // 2)) <= usable:
         return f"{refusal} Images of half the area would fit: try priority speed."
     device = math.ceil((needed + CONTEXT_BYTES) / (1 - FRAGMENTATION) / GIB)
     return f"{refusal} Use a device with {device} GiB or more."
-
-
-def native_precision(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Counts of a transformer's weights."""
-
-    width: int
-    blocks: dict[str, int]  # by kind
-    block_weights: int  # of the blocks' linears without biases, modulation included: what a quantised base rounds
-    block_rows: int  # their output features
-    other_weights: int
-    largest: int  # weights of the largest of those linears
-    targets: dict[str, list[tuple[int, int]]]  # by kind: out and in features of each linear that is trained
-
-    memory: BlockMemory
-
-    @classmethod
-    def of(cls, transformer: nn.Module) -> Sizes:
-        linears = {name: linear.weight for name, linear in block_linears(transformer).items()}
-        targets: dict[str, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
-        for name in target_names(transformer):
-            targets["single" if name.startswith("single") else "double"].append(tuple(linears[name].shape))
-        block_weights = sum(weight.numel() for weight in linears.values())
-        return cls(
-            width=transformer.inner_dim,
-            blocks={"double": len(transformer.transformer_blocks), "single": len(transformer.single_transformer_blocks)},
-            block_weights=block_weights,
-            block_rows=sum(weight.shape[0] for weight in linears.values()),
-            other_weights=sum(p.numel() for p in transformer.parameters()) - block_weights,
-            largest=max(weight.numel() for weight in linears.values()),
-            targets=targets,
-            memory=family_of(transformer).MEMORY,
-        )
-
-
-def base_bytes(sizes: Sizes, precision: str, dtype: torch.dtype) -> int:
-    """The frozen base's weights. A model for the quantised ones: no such base is traced.
-
-    The backends expand one linear at a time to ``dtype``, forward and backward, so that one such copy counts with them.
-    """
-    if precision not in QUANTISED:
-        return (sizes.block_weights + sizes.other_weights) * dtype.itemsize
-    scales = 4 * sizes.block_rows if precision == "int8" else 0
-    quantised = math.ceil(sizes.block_weights * QUANTISED[precision]) + scales
-    return quantised + (sizes.other_weights + sizes.largest) * dtype.itemsize
-
-
-def peak_bytes(sizes: Sizes, step: StepSize, precision: str, checkpointing: bool) -> int:
-    """All tensors alive at once in a training step of ``step.batch_size`` images, at the moment when that is most."""
-    trained, gradients, state = _trained_bytes(sizes, step)
-    static = base_bytes(sizes, precision, step.dtype) + sum(trained.values()) + state
-    kept, passing = _block_bytes(sizes, step)
-    if not checkpointing:
-        return static + sum(sizes.blocks[kind] * kept[kind] for kind in KINDS) + passing["single"]
-    # Only each block's input is kept. Backward goes from the last single block to the first double one: inputs go, a LoRA's
-    # gradients come.
-    inputs = step.batch_size * step.tokens * sizes.width * step.dtype.itemsize
-    doubles, singles = sizes.blocks["double"], sizes.blocks["single"]
-    return static + max(
-        (doubles + singles + 1) * inputs + kept["single"] + passing["single"],
-        (doubles + 1) * inputs + gradients["single"] + kept["double"] + passing["double"],
-        inputs + gradients["single"] + gradients["double"] + kept["double"] + passing["double"],
-        2 * (gradients["single"] + gradients["double"]),  # AdamW's step, with a temporary for each
-    )
-
-
-def distillation_bytes(sizes: Sizes, step: StepSize, checkpointing: bool) -> int:
-    """The step that trains an extracted LoRA against the full fine-tune: a LoRA's step, with the deltas beside it."""
-    deltas = sum(_matrix_bytes(sizes, step, kind) for kind in KINDS)
-    return deltas + peak_bytes(sizes, replace(step, finetune_type="lora"), native_precision(step.dtype), checkpointing)
-
-
-def _trained_bytes(sizes: Sizes, step: StepSize) -> tuple[dict[str, int], dict[str, int], int]:
-    """By kind of block the trained weights and the gradients that pile up; and the optimizer's state."""
-    if step.finetune_type == "lora":  # all float32, Adam's two moments as well
-        lora = {kind: 4 * step.rank * sum(out + in_ for out, in_ in sizes.targets[kind]) for kind in KINDS}
-        return lora, lora, 2 * sum(lora.values())
-    # Gradients are applied one by one. Adafactor's state, a row and a column per matrix, is nothing beside them.
-    return {kind: _matrix_bytes(sizes, step, kind) for kind in KINDS}, dict.fromkeys(KINDS, 0), 0
-
-
-def _block_bytes(sizes: Sizes, step: StepSize) -> tuple[dict[str, int], dict[str, int]]:
-    """What one block of each kind keeps for backward, and what else is alive while it is computed."""
-    value, tokens = step.dtype.itemsize, step.batch_size * step.tokens
-    unit = tokens * sizes.width
-    passing = sizes.memory.passing[step.finetune_type][value] * unit
-    kept, alive = {}, {}
-    for kind in KINDS:
-        if step.finetune_type == "lora":
-            linears = sizes.targets[kind][: len(sizes.targets[kind]) // sizes.blocks[kind]]  # of one block
-            met = len(linears) // sizes.memory.streams[kind]  # by a token
-            own = value * step.rank * met * tokens  # each LoRA's A x
-            if value < 4:
-                own += value * step.rank * sum(out + in_ for out, in_ in linears)  # A and B as they are cast
-            alive[kind] = passing
-        else:
-            own = _matrix_bytes(sizes, step, kind) // sizes.blocks[kind]  # W + delta, for the gradient of its input
-            alive[kind] = max(passing, ADAFACTOR[value] * max(out * in_ for out, in_ in sizes.targets[kind]))
-        kept[kind] = value * (sizes.memory.kept[kind] + sizes.memory.inputs[kind]) * unit + own
-    return kept, alive
-
-
-def _matrix_bytes(sizes: Sizes, step: StepSize, kind: str) -> int:
-    return step.dtype.itemsize * sum(out * in_ for out, in_ in sizes.targets[kind])

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, replace
 
 from finetuner.bases import Base, device_memory_bytes, weight_dtype
 from finetuner.requests import DOCUMENTED_LEARNING_RATE, FinetuneRequest
-from finetuner.training.plan import Plan, StepSize, choose_plan, token_count
+from finetuner.training.compiling import worth_compiling
+from finetuner.training.costs import StepSize, token_count
+from finetuner.training.plan import Plan, choose_plan
 from finetuner.training.ranks import rank_count
 
 
@@ -65,9 +67,13 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
     """
     rate = request.learning_rate or DOCUMENTED_LEARNING_RATE[request.finetune_type]
     resolutions = base.resolutions[request.priority]
-    tokens = token_count(max(resolutions), base.size_multiple, base.max_sequence_length)
+    tokens = tuple(token_count(side, base.size_multiple, base.max_sequence_length) for side in resolutions)
     ranks = rank_count(Recipe.batch_size)
-    step = StepSize(request.finetune_type, request.lora_rank, tokens, Recipe.batch_size // ranks, weight_dtype())
+    step = StepSize(request.finetune_type, request.lora_rank, max(tokens), Recipe.batch_size // ranks, weight_dtype())
+
+    def worth(eager: float, compiled: float) -> bool:
+        return worth_compiling(request.training_steps * eager, request.training_steps * compiled)
+
     return Recipe(
         finetune_type=request.finetune_type,
         steps=request.training_steps,
@@ -78,5 +84,5 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,
         preserved_images=0 if request.mode == "general" else 1,
-        plan=replace(choose_plan(base.meta_transformer(), step, device_memory_bytes()), ranks=ranks),
+        plan=replace(choose_plan(base.meta_transformer(), step, device_memory_bytes(), tokens, worth), ranks=ranks),
     )

@@ -63,7 +63,7 @@ def test_priority_chooses_among_the_resolutions_of_the_base(base, priority):
 
 def test_the_plan_fits_the_device_and_a_device_too_small_is_refused_before_loading(base, monkeypatch):
     plan = recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base).plan
-    assert plan.base_precision == "float32" and not plan.checkpointing and plan.accumulation == 1
+    assert plan.base_precision == "float32" and plan.checkpointed_blocks == 0 and plan.accumulation == 1
     own = plan.peak_bytes + CONTEXT_BYTES
     monkeypatch.setattr("finetuner.training.recipe.device_memory_bytes", lambda: own)
     smaller = recipe_for(FinetuneRequest(ARCHIVE, finetune_type="lora"), base).plan

@@ -1,0 +1,96 @@
+"""The benchmark for a card, end to end on the CPU with tiny configurations."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.gpu import section as page
+from benchmarks.gpu.cases import Bases, cases_of, measure
+from benchmarks.gpu.pictures import PREDICTIONS, Fp8Linear
+from benchmarks.gpu.steps import Step, measure_step, random_transformer
+from finetuner.serving.slot import SlotLinear
+from finetuner.training.costs import Sizes
+from script.plan import FLUX_DEV, KLEIN_4B
+from script.trace_step import on_meta
+
+SMALL = {"num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2, "in_channels": 16}
+TINY = FLUX_DEV | SMALL | {"joint_attention_dim": 64, "pooled_projection_dim": 32, "axes_dims_rope": (4, 14, 14)}
+TINY_KLEIN = KLEIN_4B | SMALL | {"joint_attention_dim": 64, "axes_dims_rope": (8, 8, 8, 8)}
+BASES = Bases({"tiny": TINY, "tiny klein": TINY_KLEIN}, sides=(32, 64), text_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    """Compiled as far as dynamo goes: what g++ would make of it takes minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, *_, **__: graph)
+        return measure(BASES, seconds=600)
+
+
+def test_every_case_runs_and_comes_beside_its_formula(measured):
+    count = len(list(cases_of(Sizes.of(on_meta(TINY)), BASES)))
+    assert len(measured["cases"]) == 2 * count and not measured["left_out"]
+    for case in measured["cases"]:
+        assert "failed" not in case, case
+        assert 0 < case["seconds"] < 60 and case["first_seconds"] > 0
+        if "finetune_type" in case:
+            assert case["formula_bytes"] > 0 and case["formula_flop"] > 0
+    ways = {(case["finetune_type"], case["way"], case["compiled"]) for case in measured["cases"] if "way" in case}
+    assert ways == {
+        *(("lora", "ours", compiled) for compiled in (False, True)),
+        *(("full", "ours", compiled) for compiled in (False, True)),
+        ("lora", "peft", False),
+        ("lora", "diffusers", False),
+    }
+    assert {case["prediction"] for case in measured["cases"] if "prediction" in case} == set(PREDICTIONS)
+
+
+def test_the_section_tells_of_every_case(measured, tmp_path):
+    page.write(measured, tmp_path / "gpu.json")
+    text = page.section(json.loads((tmp_path / "gpu.json").read_text()))
+    assert measured["device"] in text
+    assert sum(line.startswith("| tiny") for line in text.splitlines()) == len(measured["cases"])
+
+
+def test_without_a_card_the_section_says_that_none_has_run_it():
+    assert "No card has run it" in page.section(None)
+
+
+def test_when_the_time_is_over_no_case_is_begun():
+    found = measure(BASES, seconds=-1)
+    assert not found["cases"] and len(found["left_out"]) == 2 * len(list(cases_of(Sizes.of(on_meta(TINY)), BASES)))
+    assert "prediction='switch'" in page.section(found)
+
+
+def test_a_case_that_fails_leaves_the_others_be(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no | such kernel")
+
+    monkeypatch.setattr("benchmarks.gpu.cases.measure_step", fail)
+    monkeypatch.setattr("benchmarks.gpu.cases.PREDICTIONS", ("bare",))
+    found = measure(Bases({"tiny": TINY}, (32, 64), 8), seconds=600)
+    failed = [case for case in found["cases"] if "failed" in case]
+    assert failed and all(case["failed"] == "RuntimeError: no | such kernel" for case in failed)
+    assert found["cases"][-1 - sum("full" in str(case) for case in found["cases"])]["seconds"] > 0
+    assert "no / such kernel" in page.section(found)
+
+
+def test_a_step_that_cannot_fit_is_not_run(monkeypatch):
+    monkeypatch.setattr("benchmarks.gpu.steps.device_memory_bytes", lambda: 1 << 30)
+    found = measure_step(random_transformer(TINY), Step("lora", 32, 1, 0), 8)
+    assert found["failed"] == "does not fit, by the formula" and found["formula_bytes"] > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("slot", [False, True])
+def test_fp8_linears_compute_what_they_stand_for(slot):
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 48)
+    if slot:
+        linear = SlotLinear(linear, torch.randn(8, 64) / 8, torch.randn(8, 48) / 8)
+    x = torch.randn(2, 16, 64)
+    expected = linear(x)
+    found = Fp8Linear(linear)(x)
+    assert 0 < (found - expected).norm() < 0.05 * expected.norm()
