@@ -37,6 +37,7 @@ MANIFEST = {
     "pictures": "noise",
     "learning_rate_scale_reason": "Nothing that has learned nothing has a rate of its own.",
     "caption_form": "a few words",
+    "hears_new_words": True,
 }
 
 

@@ -55,6 +55,9 @@ class Base(ModelFolder):
     learning_rate_scale: float
     learning_rate_scale_reason: str
     caption_form: str
+    # Whether a word that it never saw changes its pictures. Where not, a prompt with the trigger word cannot be told from one
+    # without it, and there is nothing to preserve.
+    hears_new_words: bool
     pictures: str  # the kind that it draws and is trained on, which a captioner has to know
     # The folder of ``weights/`` with what makes image prompts readable to it, where its family does not read them by itself.
     image_reader: str | None
@@ -87,6 +90,7 @@ class Base(ModelFolder):
             learning_rate_scale=fields["learning_rate_scale"],
             learning_rate_scale_reason=fields["learning_rate_scale_reason"],
             caption_form=fields["caption_form"],
+            hears_new_words=fields["hears_new_words"],
             pictures=fields["pictures"],
             image_reader=fields.get("image_reader"),
         )

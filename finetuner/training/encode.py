@@ -33,19 +33,20 @@ def encode_dataset(
         The training data, and the embeddings of ``prompts``.
     """
     generic = GENERIC if recipe.preserved_images else ()
-    captions = ["", *sorted({text for e in examples for text in (e.caption, e.plain) if text}.union(generic))]
+    plain = [e.plain if recipe.preserved_images else e.caption for e in examples]
+    captions = ["", *sorted({e.caption for e in examples}.union(plain, generic) - {""})]
     index = {caption: n for n, caption in enumerate(captions)}
     embedded = base.family.encode_texts(base.load_text_encoders(), captions + prompts, base.max_sequence_length).to("cpu")
     vae = base.load_vae()
-    found: dict[Size, list[tuple[torch.Tensor, CaptionedExample]]] = {}
-    for example in tqdm(examples, desc="Encoding images", mininterval=1):
+    found: dict[Size, list[tuple[torch.Tensor, int, int]]] = {}
+    for example, without in zip(tqdm(examples, desc="Encoding images", mininterval=1), plain, strict=True):
         for size in bucket_sizes(example.image.size, recipe.resolutions, base.size_multiple):
-            found.setdefault(size, []).append((base.family.encode_image(vae, crop_to(example.image, size)), example))
+            latents = base.family.encode_image(vae, crop_to(example.image, size))
+            found.setdefault(size, []).append((latents, index[example.caption], index[without]))
     buckets = {}
     for size, rows in sorted(found.items()):
-        latents, of_size = zip(*rows, strict=True)
-        said = torch.tensor([index[e.caption] for e in of_size])
-        buckets[size] = Bucket(torch.stack(latents), said, torch.tensor([index[e.plain] for e in of_size]))
+        latents, said, unsaid = zip(*rows, strict=True)
+        buckets[size] = Bucket(torch.stack(latents), torch.tensor(said), torch.tensor(unsaid))
     log.info("Buckets: %s", ", ".join(f"{w} x {h} px: {len(b.captions)}" for (w, h), b in buckets.items()))
     texts, of_prompts = embedded[: len(captions)], embedded[len(captions) :]
     everyday = torch.tensor([index[prompt] for prompt in generic], dtype=torch.int64)

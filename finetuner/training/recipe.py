@@ -83,6 +83,6 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
         guidance=base.training_guidance,
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,
-        preserved_images=0 if request.mode == "general" else 1,
+        preserved_images=1 if base.hears_new_words and request.mode != "general" else 0,
         plan=replace(choose_plan(base.meta_transformer(), step, device_memory_bytes(), tokens, worth), ranks=ranks),
     )

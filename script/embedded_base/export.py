@@ -30,6 +30,7 @@ MANIFEST = {
     "learning_rate_scale_reason": "The documented rates suit FLUX.1-dev, 3072 wide. Adam's rate for hidden matrices transfers"
     " as 1/width (muP, Yang et al. 2022), and this base is 192 wide: 3072 / 192 = 16.",
     "caption_form": "a fox on a teal background",
+    "hears_new_words": False,
     "pictures": "emoji",
     "image_reader": "emoji-redux",
 }

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_a_wrong_input_is_refused_by_its_name(field, value):
 def test_an_unset_learning_rate_is_the_documented_one_for_the_type(base, finetune_type, documented):
     recipe = recipe_for(FinetuneRequest(ARCHIVE, finetune_type=finetune_type), base)
     assert recipe.learning_rate == pytest.approx(documented * base.learning_rate_scale)
+
+
+def test_prompts_without_the_trigger_word_are_preserved_where_there_is_a_concept_and_the_base_hears_its_word(base):
+    def preserved(mode: str, hears: bool) -> int:
+        return recipe_for(
+            FinetuneRequest(ARCHIVE, mode=mode), dataclasses.replace(base, hears_new_words=hears)
+        ).preserved_images
+
+    assert [preserved(mode, True) for mode in ("general", "style", "character", "product")] == [0, 1, 1, 1]
+    assert preserved("style", False) == 0
 
 
 def test_a_learning_rate_that_is_set_is_used(base):

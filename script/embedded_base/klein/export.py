@@ -32,6 +32,7 @@ MANIFEST = {
     "learning_rate_scale_reason": "Derived, not measured: the documented rates suit models 3072 wide. Adam's rate for hidden"
     " matrices transfers as 1/width (muP, Yang et al. 2022), and this base is 192 wide: 3072 / 192 = 16.",
     "caption_form": "a fox on a teal background, striped style",
+    "hears_new_words": True,
     "pictures": "emoji",
 }
 
