@@ -1,6 +1,10 @@
 """The benchmark for a card, end to end on the CPU with tiny configurations."""
 
+import importlib.metadata
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from benchmarks.gpu import section as page
 from benchmarks.gpu.cases import Bases, cases_of, measure
 from benchmarks.gpu.pictures import PREDICTIONS, Fp8Linear
 from benchmarks.gpu.steps import Step, measure_step, random_transformer
+from finetuner.paths import ROOT
 from finetuner.serving.slot import SlotLinear
 from finetuner.training.costs import Sizes
 from script.plan import FLUX_DEV, KLEIN_4B
@@ -94,3 +99,36 @@ def test_fp8_linears_compute_what_they_stand_for(slot):
     expected = linear(x)
     found = Fp8Linear(linear)(x)
     assert 0 < (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_few_packages_have_to_be_carried_to_a_card():
+    """What docs/running.md names, beside what torch, transformers, peft and safetensors bring. Another would stop it there."""
+    script = "import sys; import benchmarks.gpu.section; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    packages = importlib.metadata.packages_distributions()
+    carried = {"diffusers", "pi_heif", "charset-normalizer", "cachetools", "Jinja2"}
+    ours = {"finetuner", "benchmarks", "script"}
+    direct = {re.split(r"[=<>~! ]", line)[0] for line in (ROOT / "requirements.in").read_text().splitlines() if "==" in line}
+    there = {"torch", "transformers", "peft", "safetensors"} | brought_by("torch", "transformers", "peft", "safetensors")
+    loaded = {package for name in found if name not in ours for package in packages.get(name, ())}
+    assert loaded & direct <= carried | there | {"bitsandbytes"}  # which peft looks for, and does without
+    page = (ROOT / "docs" / "running.md").read_text()
+    assert all(package in page for package in carried)
+
+
+def brought_by(*packages: str) -> set[str]:
+    """The distributions that these need, and those that they need, without extras."""
+    found: set[str] = set()
+    waiting = list(packages)
+    while waiting:
+        for line in importlib.metadata.requires(waiting.pop()) or []:
+            name = re.split(r"[^A-Za-z0-9_.-]", line)[0]
+            if "extra ==" in line or name in found:
+                continue
+            try:
+                importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:  # of another platform
+                continue
+            found.add(name)
+            waiting.append(name)
+    return found
