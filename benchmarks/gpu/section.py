@@ -18,7 +18,7 @@ GIB = 1 << 30
 
 def run() -> str:
     if torch.cuda.is_available():
-        write(measure(REAL, SECONDS), MEASURED)
+        measure(REAL, SECONDS, keep=lambda measured: write(measured, MEASURED))
     return section(json.loads(MEASURED.read_text()) if MEASURED.exists() else None)
 
 
@@ -44,7 +44,8 @@ all that is known of it.
         [
             "## On a card",
             "",
-            f"{measured['device']}, {measured['memory_bytes'] / GIB:.1f} GiB, {measured['dtype']}, torch {measured['torch']},"
+            f"{measured['date']}, {measured['device']}, {measured['memory_bytes'] / GIB:.1f} GiB, {measured['dtype']}, torch"
+            f" {measured['torch']},"
             f" {measured['seconds']:.0f} s in all. Random weights; medians. *first*: the first step, which compiles."
             " *formula*: how far the plan's bytes are from the peak. Left out for want of time: " + left_out + ".",
             "",

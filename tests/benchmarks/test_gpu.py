@@ -64,8 +64,10 @@ def test_without_a_card_the_section_says_that_none_has_run_it():
 
 
 def test_when_the_time_is_over_no_case_is_begun():
-    found = measure(BASES, seconds=-1)
-    assert not found["cases"] and len(found["left_out"]) == 2 * len(list(cases_of(Sizes.of(on_meta(TINY)), BASES)))
+    kept = []
+    found = measure(BASES, seconds=-1, keep=kept.append)
+    assert kept[-1] is found and not found["cases"]
+    assert len(found["left_out"]) == 2 * len(list(cases_of(Sizes.of(on_meta(TINY)), BASES)))
     assert "prediction='switch'" in page.section(found)
 
 
