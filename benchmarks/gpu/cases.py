@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 import torch
 from torch import nn
@@ -28,32 +29,39 @@ class Bases:
     text_tokens: int
 
 
-def measure(bases: Bases, seconds: float) -> dict:
-    """Measure for at most so many seconds, a case being begun only before they are over."""
+def measure(bases: Bases, seconds: float, keep: Callable[[dict], object] = lambda measured: None) -> dict:
+    """Measure for so many seconds: no case is begun after them.
+
+    Args:
+        keep: gets what there is after each case, in case that the next one takes the machine down.
+    """
     started = time.monotonic()
     cases: list[dict] = []
     left_out: list[str] = []
-    for name, config in bases.configs.items():
-        transformer = random_transformer(config)
-        for case in cases_of(Sizes.of(transformer), bases):
-            described = {"base": name} | asdict(case)
-            if time.monotonic() - started > seconds:
-                left_out.append(f"{name}: {case}")
-                continue
-            cases.append(described | _outcome(transformer, case, bases.text_tokens))
-            log.warning("%s", cases[-1])
-        del transformer
-        _empty_cache()
-    return {
+    measured = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "device": device_name(),
         "memory_bytes": device_memory_bytes(),
         "usable_bytes": usable_bytes(device_memory_bytes()),
         "dtype": str(weight_dtype()).removeprefix("torch."),
         "torch": torch.__version__,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": 0.0,
         "cases": cases,
         "left_out": left_out,
     }
+    for name, config in bases.configs.items():
+        transformer = random_transformer(config)
+        for case in cases_of(Sizes.of(transformer), bases):
+            if time.monotonic() - started > seconds:
+                left_out.append(f"{name}: {case}")
+            else:
+                cases.append({"base": name} | asdict(case) | _outcome(transformer, case, bases.text_tokens))
+                log.warning("%s", cases[-1])
+            measured["seconds"] = round(time.monotonic() - started, 1)
+            keep(measured)
+        del transformer
+        _empty_cache()
+    return measured
 
 
 def cases_of(sizes: Sizes, bases: Bases) -> Iterator[Step | Prediction]:

@@ -18,7 +18,7 @@ GIB = 1 << 30
 
 def run() -> str:
     if torch.cuda.is_available():
-        write(measure(REAL, SECONDS), MEASURED)
+        measure(REAL, SECONDS, keep=lambda measured: write(measured, MEASURED))
     return section(json.loads(MEASURED.read_text()) if MEASURED.exists() else None)
 
 
@@ -30,12 +30,12 @@ def section(measured: dict | None) -> str:
     if measured is None:
         return """## On a card
 
-**No card has run it.** `python -m benchmarks gpu` on a machine with an NVIDIA GPU takes at most nine minutes, needs no network and
-no weights, and writes `benchmarks/gpu.json` and this section: seconds and peak memory of training steps beside the plan's formulas,
-the same steps as peft and as diffusers' script run them, and of predictions. What docs/running.md says of cards comes from
-formulas, which `script/plan --check` holds against a trace, and what the plan thinks of compiled blocks from other projects'
-figures (`finetuner/training/compiling.py` names them). A test runs it on the CPU, with tiny configurations; that is all that is
-known of it.
+**No card has run it.** `python -m benchmarks gpu` on a machine with an NVIDIA GPU takes at most nine minutes, needs no network
+and no weights, and writes `benchmarks/gpu.json` and this section: seconds and peak memory of training steps beside the plan's
+formulas, the same steps as peft and as diffusers' script run them, and of predictions. What docs/running.md says of cards comes
+from formulas, which `script/plan --check` holds against a trace, and what the plan thinks of compiled blocks from other
+projects' figures (`finetuner/training/compiling.py` names them). A test runs it on the CPU, with tiny configurations; that is
+all that is known of it.
 """
     steps = [case for case in measured["cases"] if "finetune_type" in case]
     pictures = [case for case in measured["cases"] if "prediction" in case]
@@ -44,7 +44,8 @@ known of it.
         [
             "## On a card",
             "",
-            f"{measured['device']}, {measured['memory_bytes'] / GIB:.1f} GiB, {measured['dtype']}, torch {measured['torch']},"
+            f"{measured['date']}, {measured['device']}, {measured['memory_bytes'] / GIB:.1f} GiB, {measured['dtype']}, torch"
+            f" {measured['torch']},"
             f" {measured['seconds']:.0f} s in all. Random weights; medians. *first*: the first step, which compiles."
             " *formula*: how far the plan's bytes are from the peak. Left out for want of time: " + left_out + ".",
             "",

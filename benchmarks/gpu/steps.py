@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from finetuner.bases import TextEmbeddings, device, device_memory_bytes, target_names, weight_dtype
+from finetuner.bases import TextEmbeddings, block_linears, device, device_memory_bytes, target_names, weight_dtype
 from finetuner.bases.quantise import quantise
 from finetuner.bases.warm import sharing_copy
 from finetuner.training import adapter
@@ -83,7 +83,10 @@ def measure_step(transformer: nn.Module, step: Step, text_tokens: int) -> dict:
         run(lambda: flow_loss(used, batch, noise, sigmas, 1.0))
 
     with compiled_blocks(used) if step.compiled else nullcontext():
-        return found | timed(once, WARM_UP, REPEATS)
+        found |= timed(once, WARM_UP, REPEATS)
+    if step.precision and found["peak_bytes"]:  # the base that was quantised is there, too
+        found["peak_bytes"] -= sum(linear.weight.nbytes for linear in block_linears(transformer).values())
+    return found
 
 
 def timed(work: Callable[[], object], warm_up: int, repeats: int) -> dict:

@@ -8,6 +8,7 @@ import torch
 from helpers import PLAN, make_recipe
 from torch._dynamo.utils import counters
 
+from finetuner.bases import flux1
 from finetuner.training import adapter, compiling, delta
 from finetuner.training.activations import checkpoint_blocks
 from finetuner.training.checkpoint import Checkpoint
@@ -119,6 +120,7 @@ def test_images_of_all_sizes_take_one_compilation(transformer, dataset, monkeypa
     assert compiled == counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.parametrize("family", [flux1], ids=["flux1"], indirect=True)  # one suffices: it takes half a minute and more
 def test_the_cpus_compiler_makes_the_same_of_it(transformer, dataset, scheduler, tmp_path):
     """A job by the plan, whose blocks g++ compiles: close to the eager one, and the same bits a second time."""
     plan = dataclasses.replace(PLAN, checkpointed_blocks=1, compiled=True)
