@@ -12,10 +12,10 @@ import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from finetuner.store import FolderStore, open_store
 from fleet.drawing import Drawing
-from fleet.lease import EXPIRY_SECONDS
 from fleet.settings import Settings
 from fleet.training import TrainingFolder, train
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 APP = "drawing"
 TRIES = 4  # of a job whose node or process is lost: one that kills whatever it runs on must end, too
 ONGOING = 2  # requests that a replica is given at once: the next waits there while one is drawn
+CANCEL_SECONDS = 20.0
+ALIVE_SECONDS = 10.0
 LOST = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
 
 
@@ -61,12 +63,24 @@ class Cluster:
 
     async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
         """What `training.train` gives; Ray tries again where its node or process is lost."""
-        task = self._train.remote(finetune_id, inputs, str(folder.folder), EXPIRY_SECONDS)
+        task = self._train.remote(finetune_id, inputs, str(folder.folder), self._settings.lease_seconds)
         try:
             return await task
         except asyncio.CancelledError:
             ray.cancel(task, force=False)
+            # Until it has let go of what it works with; one that does not listen is left to its lease.
+            await asyncio.to_thread(ray.wait, [task], timeout=CANCEL_SECONDS)
             raise
+
+    async def is_alive(self) -> bool:
+        """Whether the cluster answers, and draws."""
+        try:
+            status = await asyncio.wait_for(asyncio.to_thread(serve.status), ALIVE_SECONDS)
+        except Exception as error:
+            log.warning("The cluster does not answer: %s", _first_line(error))
+            return False
+        app = status.applications.get(APP)
+        return app is not None and app.status == ApplicationStatus.RUNNING
 
     def _deploy(self) -> DeploymentHandle:
         """A cluster that draws already, for an engine that is gone, goes on with its replicas: they have the base in memory."""

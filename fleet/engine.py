@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import shutil
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+
 from finetuner.store import Store, open_store
 from fleet.cluster import Cluster
+from fleet.lease import Lease, LeaseLost
 from fleet.queue import FairQueue
 from fleet.records import Job, Kind, Records, State
 from fleet.settings import Settings
@@ -22,6 +26,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0  # between looks at what a training has written
 PUBLISH_SECONDS = 60.0  # between tries of a training whose result waits for the store
 PUBLISH_TRIES = 10
+TIDY_SECONDS = 3600.0
 
 
 class Engine:
@@ -30,13 +35,17 @@ class Engine:
     `open` it in the event loop that uses it.
     """
 
-    def __init__(self, settings: Settings, records: Records, cluster: Cluster, store: Store):
-        self.settings, self.records, self._cluster, self._store = settings, records, cluster, store
+    def __init__(self, settings: Settings, lease: Lease, records: Records, cluster: Cluster, store: Store):
+        self.settings, self.records = settings, records
+        self._lease, self._cluster, self._store = lease, cluster, store
+        self._caring: list[asyncio.Task] = []
         self._lanes = {
             Kind.TRAINING: Lane(settings.trainings, self._train),
             # A replica has one in the making and one at hand; who else waits, waits in turn by owner.
             Kind.DRAWING: Lane(2 * settings.replicas[1], self._draw),
         }
+        self._closed = False
+        self.lost = asyncio.Event()  # set where this engine can do no more, and its process should end
         self._ended: dict[str, asyncio.Event] = {}  # of jobs that are not over
 
     @classmethod
@@ -47,12 +56,26 @@ class Engine:
             ValueError: a setting of the environment is none.
         """
         settings = settings or Settings.open()
+        lease = await asyncio.to_thread(_take, settings)
         records = await asyncio.to_thread(Records, settings.records_url, settings.limits)
         cluster = await asyncio.to_thread(Cluster, settings)
-        engine = cls(settings, records, cluster, open_store())
+        engine = cls(settings, lease, records, cluster, open_store())
         for job in await asyncio.to_thread(records.unended):
             engine._enqueue(job)
+        engine._caring = [asyncio.create_task(care) for care in (engine._keep_lease(), engine._tidy_up())]
         return engine
+
+    async def health(self) -> str | None:
+        """What is wrong, in a sentence; None where all is well."""
+        if self._closed:
+            return "This engine has stopped, for another works with the same folder, or it was told to."
+        if not await self._cluster.is_alive():
+            return "The cluster does not answer, or has no replica that draws."
+        try:
+            await asyncio.to_thread(self.records.job, "")
+        except OperationalError:
+            return "The database does not answer."
+        return None
 
     async def submit(self, job: Job) -> Job:
         """Accept a job: from here on it ends in a result or a reason, whatever is lost.
@@ -89,9 +112,13 @@ class Engine:
 
     async def close(self) -> None:
         """Stop working. Unfinished jobs stay so, for the next engine."""
+        self._closed = True
+        for task in self._caring:
+            task.cancel()
         for lane in self._lanes.values():
             await lane.close()
         self.records.close()
+        await asyncio.to_thread(self._lease.close)
 
     def _enqueue(self, job: Job) -> None:
         self._ended[job.id] = asyncio.Event()
@@ -109,9 +136,19 @@ class Engine:
         folder = TrainingFolder(self.settings.trainings_folder / job.id)
         watching = asyncio.create_task(self._watch(job.id, folder))
         try:
-            await self._run(job, self._cluster.train(job.finetune_id, job.inputs, folder))
+            await self._run(job, self._train_and_publish(job, folder))
         finally:
             watching.cancel()
+            await self._clear_training(job.id)
+
+    async def _train_and_publish(self, job: Job, folder: TrainingFolder) -> dict:
+        for _ in range(PUBLISH_TRIES):
+            done = await self._cluster.train(job.finetune_id, job.inputs, folder)
+            if not done.pop("again", False):
+                break
+            log.warning("Training %s waits for the store: %s", job.id, done["error"])
+            await asyncio.sleep(PUBLISH_SECONDS)
+        return done
 
     async def _run(self, job: Job, work: Coroutine[Any, Any, dict]) -> None:
         """Do the work of a job and note its end."""
@@ -121,6 +158,11 @@ class Engine:
         try:
             done = await work
         except Exception:
+            if not await self._cluster.is_alive():
+                # No fault of the job's: it stays unfinished, for the engine of a cluster that is there again.
+                log.critical("The cluster is lost; start it and this process anew")
+                self.lost.set()
+                return
             log.exception("Job %s failed", job.id)
             done = {"error": f"The {job.kind} failed on the server, through no fault of the request. Send it again later."}
         metrics = done.pop("metrics", {})
@@ -140,8 +182,47 @@ class Engine:
                 await self._change(job_id, **changes)
                 before = news
 
+    async def _clear_training(self, job_id: str) -> None:
+        """Of a training that is over, remove the folder, and what it published where it was cancelled as it did."""
+        job = await asyncio.to_thread(self.records.job, job_id)
+        if job and not job.ended:
+            return
+        if job and job.state != State.SUCCEEDED:
+            with suppress(ValueError):  # there is none, as a rule
+                await asyncio.to_thread(self._store.delete, job.finetune_id)
+        await asyncio.to_thread(shutil.rmtree, self.settings.trainings_folder / job_id, ignore_errors=True)
+
+    async def _tidy_up(self) -> None:
+        """What an engine that was killed left behind, and, every hour, what is past its time."""
+        for folder in self.settings.trainings_folder.glob("*"):
+            await self._clear_training(folder.name)
+        while True:
+            for job in await asyncio.to_thread(self.records.expire, datetime.now(UTC)):
+                await asyncio.to_thread(shutil.rmtree, self.settings.results_folder / job.id, ignore_errors=True)
+            await asyncio.sleep(TIDY_SECONDS)
+
+    async def _keep_lease(self) -> None:
+        """Stop where another engine has taken over: this process was held up for long."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                self._lease.require_held()
+            except LeaseLost as error:
+                log.critical("%s This engine stops", error)
+                self._closed = True
+                self.lost.set()
+                for lane in self._lanes.values():
+                    await lane.close()
+                return
+
     async def _change(self, job_id: str, **changes: Any) -> bool:
         return await asyncio.to_thread(functools.partial(self.records.change, job_id, **changes))
+
+
+def _take(settings: Settings) -> Lease:
+    folder = settings.folder / "engine"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Lease(folder, settings.lease_seconds)
 
 
 class Lane:
