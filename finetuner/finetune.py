@@ -26,15 +26,24 @@ from finetuner.phases import Phases
 from finetuner.report import sheet_prompts, strength_sheet, write_report
 from finetuner.requests import FinetuneRequest
 from finetuner.store import MANIFEST, Finetune, Store, StoreError, is_sealed, open_store, seal, staging_folder
-from finetuner.training import Checkpoint, History, Recipe, encode_dataset, learn, recipe_for, remove_old, tracking
+from finetuner.training import Checkpoint, History, Recipe, Writer, encode_dataset, learn, recipe_for, remove_old, tracking
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
 
 
-def finetune(request: FinetuneRequest) -> Finetune:
+def finetune(
+    request: FinetuneRequest,
+    finetune_id: str | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Writer | None = None,
+) -> Finetune:
     """Train a finetune and publish it.
+
+    ``finetune_id``, ``checkpoint``: of whoever keeps account of the jobs, and names the finetune and the folder of each; then
+    the same request is another job. Left out, the id is random and the folder the one of what is asked for. ``progress``: is
+    called with the figures of every step and its number, from 1.
 
     When the same request comes again, a job that was killed or cancelled goes on from its checkpoint to the same weights, and
     one that was published gives its finetune, as long as the store has it.
@@ -61,8 +70,8 @@ def finetune(request: FinetuneRequest) -> Finetune:
     store = open_store()
     store.check()
     remove_old(JOBS)
-    with tracking(job[:12], asdict(recipe)), Checkpoint(JOBS / job) as checkpoint:
-        if published := published_before(store, checkpoint):
+    with tracking(job[:12], asdict(recipe), progress), checkpoint or Checkpoint(JOBS / job) as checkpoint:
+        if published := published_before(store, checkpoint, finetune_id):
             return published
         staged = staging_folder(checkpoint.result)
         if is_sealed(staged):
@@ -79,6 +88,7 @@ def finetune(request: FinetuneRequest) -> Finetune:
         with phases.phase("train"):
             learned = learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
         facts = {
+            **({"id": finetune_id} if finetune_id else {}),
             "base": base.describe(),
             "captioner": captioner.describe() if captioner else None,
             "inputs": request.inputs(),
@@ -102,15 +112,18 @@ def finetune(request: FinetuneRequest) -> Finetune:
         return publish_result(store, checkpoint)
 
 
-def published_before(store: Store, checkpoint: Checkpoint) -> Finetune | None:
-    """What this same job published, where the store still has it: its answer may have been lost."""
-    if (finetune_id := checkpoint.published()) is None:
+def published_before(store: Store, checkpoint: Checkpoint, finetune_id: str | None) -> Finetune | None:
+    """What this same job published, where the store still has it: its answer may have been lost. ``finetune_id``: the one that
+    the job publishes under, where that was named."""
+    noted = checkpoint.published()
+    if (finetune_id := noted or finetune_id) is None:
         return None
     try:
         published = store.fetch(finetune_id)
     except ValueError as error:
-        log.info("This same job made finetune %s, which is not to be had any more, and trains again: %s", finetune_id, error)
-        checkpoint.forget_published()
+        if noted:
+            log.info("This same job made finetune %s, which is not to be had any more, and trains again: %s", noted, error)
+            checkpoint.forget_published()
         return None
     log.info("This same job made finetune %s already; nothing is trained again", finetune_id)
     return published

@@ -11,7 +11,7 @@ from finetuner.training.encode import encode_dataset
 from finetuner.training.learn import Learned, learn
 from finetuner.training.optim import rate_factor
 from finetuner.training.recipe import Recipe, recipe_for
-from finetuner.training.tracker import tracking
+from finetuner.training.tracker import Writer, tracking
 from finetuner.training.trainer import History
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "History",
     "Learned",
     "Recipe",
+    "Writer",
     "encode_dataset",
     "learn",
     "rate_factor",

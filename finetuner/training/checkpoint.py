@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -27,6 +28,10 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict) -> None: ...
 
 
+class Lock(Protocol):
+    def close(self) -> None: ...
+
+
 class Checkpoint:
     """A folder of the job's own: its checkpoint, the result that it has in ``result``, and what it published.
 
@@ -35,19 +40,21 @@ class Checkpoint:
     both away after a day.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, lock: Callable[[Path], Lock | None] | None = None):
+        """``lock`` takes the folder for this process alone, as `lock_folder` does; another, where machines share the folder."""
         self.folder = folder
+        self._take = lock or lock_folder
         self.path = folder / "checkpoint.pt"
         self.result = folder / "result"
         self.record = folder / "published.json"
         self.last_save = time.monotonic()
 
     def __enter__(self) -> Checkpoint:
-        lock = None
+        lock: Lock | None = None
         while lock is None:  # the folder may be cleared away as we come
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock = _lock(self.folder)
+                lock = self._take(self.folder)
             except BlockingIOError:
                 raise RuntimeError(
                     "This same job, with the same archive and inputs, is running already. Wait for its result."
@@ -121,7 +128,7 @@ def remove_old(jobs: Path) -> None:
         try:
             if time.time() - folder.stat().st_mtime < KEPT_SECONDS:
                 continue
-            lock = _lock(folder)
+            lock = lock_folder(folder)
         except OSError:  # at work there, or gone already
             continue
         if lock is None:
@@ -133,7 +140,7 @@ def remove_old(jobs: Path) -> None:
                 log.info("Removed what a job of more than a day ago left: %s", folder.name)
 
 
-def _lock(folder: Path) -> IO | None:
+def lock_folder(folder: Path) -> IO | None:
     """The folder's lock, held; the kernel lets go of it when the process dies. None where the folder was taken away meanwhile.
 
     Raises:

@@ -10,12 +10,15 @@ from contextlib import ExitStack, contextmanager
 # What asks for which library: the variables by which the users of these know them.
 LIBRARIES = {"TENSORBOARD_LOGDIR": "tensorboard", "WANDB_PROJECT": "wandb", "WANDB_API_KEY": "wandb"}
 
-_writers: list[Callable[[dict[str, float], int], None]] = []  # of the training that runs: a process has one at a time
+Writer = Callable[[dict[str, float], int], None]  # takes a step's figures by name, and the number of the step
+
+_writers: list[Writer] = []  # of the training that runs: a process has one at a time
 
 
 @contextmanager
-def tracking(run: str, facts: dict) -> Iterator[None]:
-    """Pass on what is tracked inside, under the name ``run``: a job that goes on after it was killed goes on there.
+def tracking(run: str, facts: dict, writer: Writer | None = None) -> Iterator[None]:
+    """Pass on what is tracked inside, under the name ``run``: a job that goes on after it was killed goes on there. ``writer``
+    is the caller's own.
 
     Raises:
         ValueError: the environment asks for a library that is not installed.
@@ -23,6 +26,8 @@ def tracking(run: str, facts: dict) -> Iterator[None]:
     wanted = _wanted()
     with ExitStack() as stack:
         stack.callback(_writers.clear)
+        if writer:
+            _writers.append(writer)
         if "tensorboard" in wanted:
             from torch.utils.tensorboard import SummaryWriter
 

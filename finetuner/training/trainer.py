@@ -88,9 +88,10 @@ def train(
             loss = loss.item()  # once: on a GPU each waits for the step to end
             _require_finite(step, loss, norm, recipe)
             history.append(loss, norm)
-            track(step + 1, loss=loss, gradient_norm=norm, learning_rate=recipe.learning_rate * rate_factor(step, recipe))
-            checkpoint.save_when_due(optimizer=optimizer, history=history)
             images = recipe.batch_size * (progress.format_dict["rate"] or 0)
+            rate = recipe.learning_rate * rate_factor(step, recipe)
+            track(step + 1, loss=loss, gradient_norm=norm, learning_rate=rate, images_per_second=images)
+            checkpoint.save_when_due(optimizer=optimizer, history=history)
             progress.set_postfix(loss=f"{history.smoothed_losses[-1]:.4f}", images=f"{images:.1f}/s", refresh=False)
             progress.update()
     return history

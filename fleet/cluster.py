@@ -1,0 +1,101 @@
+"""The Ray cluster that does the work: where drawings and trainings run, and which of its failures are worth another try."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.handle import DeploymentHandle
+
+from finetuner.store import FolderStore, open_store
+from fleet.drawing import Drawing
+from fleet.lease import EXPIRY_SECONDS
+from fleet.settings import Settings
+from fleet.training import TrainingFolder, train
+
+log = logging.getLogger(__name__)
+
+APP = "drawing"
+TRIES = 4  # of a job whose node or process is lost: one that kills whatever it runs on must end, too
+ONGOING = 2  # requests that a replica is given at once: the next waits there while one is drawn
+LOST = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
+
+
+class Cluster:
+    """Connects to the cluster of ``RAY_ADDRESS``, or to the one that runs on this machine."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        os.environ.setdefault("RAY_SERVE_PROXY_LOCATION", "Disabled")
+        if not ray.is_initialized():
+            ray.init(address="auto", log_to_driver=False, runtime_env={"env_vars": _for_workers()})
+        gpus = settings.gpus
+        if gpus is None:
+            gpus = float(min(1, ray.cluster_resources().get("GPU", 0)))
+        self._resources = {"num_gpus": gpus} if gpus else {"num_cpus": 1}
+        self._train = ray.remote(train).options(
+            **self._resources, max_retries=TRIES - 1, retry_exceptions=False, name="training"
+        )
+        self._drawing = self._deploy()
+
+    async def draw(self, inputs: dict, finetune_id: str, folder: str) -> dict:
+        """What `Drawing.draw` gives; tried again where its replica is lost."""
+        for left in reversed(range(TRIES)):
+            response = self._drawing.options(multiplexed_model_id=finetune_id).draw.remote(inputs, folder)
+            try:
+                return await response
+            except LOST as error:
+                if not left:
+                    raise
+                log.warning("A replica was lost while it drew, and the picture is begun again: %s", _first_line(error))
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
+        raise AssertionError("unreachable")
+
+    async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
+        """What `training.train` gives; Ray tries again where its node or process is lost."""
+        task = self._train.remote(finetune_id, inputs, str(folder.folder), EXPIRY_SECONDS)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            ray.cancel(task, force=False)
+            raise
+
+    def _deploy(self) -> DeploymentHandle:
+        """A cluster that draws already, for an engine that is gone, goes on with its replicas: they have the base in memory."""
+        if APP not in serve.status().applications:
+            least, most = self._settings.replicas
+            deployment: Any = serve.deployment(Drawing)  # its annotation is that of a decorator
+            serve.run(
+                deployment.options(
+                    ray_actor_options=self._resources,
+                    max_ongoing_requests=ONGOING,
+                    autoscaling_config=AutoscalingConfig(min_replicas=least, max_replicas=most, target_ongoing_requests=1),
+                    graceful_shutdown_timeout_s=5,
+                ).bind(),
+                name=APP,
+                route_prefix=None,
+            )
+        return serve.get_app_handle(APP)
+
+
+@functools.cache
+def _for_workers() -> dict[str, str]:
+    """What of the engine's environment decides which base and which store all nodes work with."""
+    store = open_store()
+    values = {"FINETUNE_STORE": str(store.folder) if isinstance(store, FolderStore) else os.environ["FINETUNE_STORE"]}
+    for name in ("BASE_MODEL", "CAPTIONER"):
+        if name in os.environ:
+            values[name] = os.environ[name]
+    return values
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

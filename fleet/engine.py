@@ -1,0 +1,184 @@
+"""Accepted jobs -> the cluster -> their records. What the APIs talk to, inside one process."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from finetuner.store import Store, open_store
+from fleet.cluster import Cluster
+from fleet.queue import FairQueue
+from fleet.records import Job, Kind, Records, State
+from fleet.settings import Settings
+from fleet.training import TrainingFolder
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0  # between looks at what a training has written
+PUBLISH_SECONDS = 60.0  # between tries of a training whose result waits for the store
+PUBLISH_TRIES = 10
+
+
+class Engine:
+    """Runs every job of the records to its end: also those of an engine that was killed. One at a time.
+
+    `open` it in the event loop that uses it.
+    """
+
+    def __init__(self, settings: Settings, records: Records, cluster: Cluster, store: Store):
+        self.settings, self.records, self._cluster, self._store = settings, records, cluster, store
+        self._lanes = {
+            Kind.TRAINING: Lane(settings.trainings, self._train),
+            # A replica has one in the making and one at hand; who else waits, waits in turn by owner.
+            Kind.DRAWING: Lane(2 * settings.replicas[1], self._draw),
+        }
+        self._ended: dict[str, asyncio.Event] = {}  # of jobs that are not over
+
+    @classmethod
+    async def open(cls, settings: Settings | None = None) -> Engine:
+        """Connect to the records and the cluster, and go on with what is unfinished.
+
+        Raises:
+            ValueError: a setting of the environment is none.
+        """
+        settings = settings or Settings.open()
+        records = await asyncio.to_thread(Records, settings.records_url, settings.limits)
+        cluster = await asyncio.to_thread(Cluster, settings)
+        engine = cls(settings, records, cluster, open_store())
+        for job in await asyncio.to_thread(records.unended):
+            engine._enqueue(job)
+        return engine
+
+    async def submit(self, job: Job) -> Job:
+        """Accept a job: from here on it ends in a result or a reason, whatever is lost.
+
+        Raises:
+            QueueFull, QuotaExceeded: it was not accepted.
+        """
+        await asyncio.to_thread(self.records.accept, job)
+        self._enqueue(job)
+        return job
+
+    async def wait(self, job_id: str, seconds: float) -> Job | None:
+        """The job, when it has ended or the time is over; None where there is none."""
+        if ended := self._ended.get(job_id):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), seconds)
+        return await asyncio.to_thread(self.records.job, job_id)
+
+    async def cancel(self, owner: str, job_id: str) -> Job | None:
+        """The owner's job, which is over: cancelled now, or ended before; None where there is none."""
+        job = await asyncio.to_thread(self.records.get, owner, job_id)
+        if job and await self._change(job_id, state=State.CANCELED):
+            self._lanes[job.kind].cancel(job)
+            self._over(job_id)
+        return job and await asyncio.to_thread(self.records.job, job_id)
+
+    async def delete_finetune(self, owner: str, finetune_id: str) -> bool:
+        """Whether the owner had it."""
+        if await asyncio.to_thread(self.records.owner_of, finetune_id) != owner:
+            return False
+        with suppress(ValueError):  # its files are gone already
+            await asyncio.to_thread(self._store.delete, finetune_id)
+        return await asyncio.to_thread(self.records.delete_finetune, owner, finetune_id)
+
+    async def close(self) -> None:
+        """Stop working. Unfinished jobs stay so, for the next engine."""
+        for lane in self._lanes.values():
+            await lane.close()
+        self.records.close()
+
+    def _enqueue(self, job: Job) -> None:
+        self._ended[job.id] = asyncio.Event()
+        self._lanes[job.kind].add(job)
+
+    def _over(self, job_id: str) -> None:
+        if ended := self._ended.pop(job_id, None):
+            ended.set()
+
+    async def _draw(self, job: Job) -> None:
+        folder = self.settings.results_folder / job.id
+        await self._run(job, self._cluster.draw(job.inputs, job.finetune_id, str(folder)))
+
+    async def _train(self, job: Job) -> None:
+        folder = TrainingFolder(self.settings.trainings_folder / job.id)
+        watching = asyncio.create_task(self._watch(job.id, folder))
+        try:
+            await self._run(job, self._cluster.train(job.finetune_id, job.inputs, folder))
+        finally:
+            watching.cancel()
+
+    async def _run(self, job: Job, work: Coroutine[Any, Any, dict]) -> None:
+        """Do the work of a job and note its end."""
+        if not await self._change(job.id, state=State.RUNNING, started_at=job.started_at or datetime.now(UTC)):
+            work.close()  # cancelled meanwhile
+            return
+        try:
+            done = await work
+        except Exception:
+            log.exception("Job %s failed", job.id)
+            done = {"error": f"The {job.kind} failed on the server, through no fault of the request. Send it again later."}
+        metrics = done.pop("metrics", {})
+        if error := done.get("error"):
+            await self._change(job.id, state=State.FAILED, error=error)
+        else:
+            await self._change(job.id, state=State.SUCCEEDED, progress=1.0, output=done, metrics=metrics)
+        self._over(job.id)
+
+    async def _watch(self, job_id: str, folder: TrainingFolder) -> None:
+        """Note what a training writes, as it comes."""
+        before: dict = {}
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            news = await asyncio.to_thread(folder.read)
+            if changes := {name: value for name, value in news.items() if before.get(name) != value}:
+                await self._change(job_id, **changes)
+                before = news
+
+    async def _change(self, job_id: str, **changes: Any) -> bool:
+        return await asyncio.to_thread(functools.partial(self.records.change, job_id, **changes))
+
+
+class Lane:
+    """Jobs of one kind: as many at once as there is room for, the others waiting in turn by owner."""
+
+    def __init__(self, room: int, work: Callable[[Job], Coroutine[Any, Any, None]]):
+        self._room, self._work = room, work
+        self._waiting = FairQueue()
+        self._jobs: dict[str, Job] = {}  # that wait
+        self._running: dict[str, asyncio.Task] = {}
+
+    def add(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        self._waiting.add(job.owner, job.id)
+        self._fill()
+
+    def cancel(self, job: Job) -> None:
+        if task := self._running.get(job.id):
+            task.cancel()
+        elif self._jobs.pop(job.id, None):
+            self._waiting.remove(job.owner, job.id)
+
+    async def close(self) -> None:
+        self._room = 0
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _fill(self) -> None:
+        while len(self._running) < self._room and self._waiting:
+            job = self._jobs.pop(self._waiting.next())
+            task = self._running[job.id] = asyncio.create_task(self._work(job))
+            task.add_done_callback(functools.partial(self._done, job))
+
+    def _done(self, job: Job, task: asyncio.Task) -> None:
+        del self._running[job.id]
+        if not task.cancelled() and (error := task.exception()):
+            log.error("Job %s could not be noted as ended, and the next engine goes on with it", job.id, exc_info=error)
+        self._fill()
