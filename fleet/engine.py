@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import shutil
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Any
 
 from finetuner.store import Store, open_store
 from fleet.cluster import Cluster
+from fleet.fetching import Fetcher, FetchError, file_name
 from fleet.queue import FairQueue
 from fleet.records import Job, Kind, Records, State
 from fleet.settings import Settings
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0  # between looks at what a training has written
 PUBLISH_SECONDS = 60.0  # between tries of a training whose result waits for the store
 PUBLISH_TRIES = 10
+FILES = ("input_images", "image_prompt")  # the inputs that may be addresses
 
 
 class Engine:
@@ -32,6 +35,7 @@ class Engine:
 
     def __init__(self, settings: Settings, records: Records, cluster: Cluster, store: Store):
         self.settings, self.records, self._cluster, self._store = settings, records, cluster, store
+        self._fetcher = Fetcher()
         self._lanes = {
             Kind.TRAINING: Lane(settings.trainings, self._train),
             # A replica has one in the making and one at hand; who else waits, waits in turn by owner.
@@ -103,15 +107,31 @@ class Engine:
 
     async def _draw(self, job: Job) -> None:
         folder = self.settings.results_folder / job.id
-        await self._run(job, self._cluster.draw(job.inputs, job.finetune_id, str(folder)))
+        await self._run(job, self._with_files(job, lambda inputs: self._cluster.draw(inputs, job.finetune_id, str(folder))))
 
     async def _train(self, job: Job) -> None:
         folder = TrainingFolder(self.settings.trainings_folder / job.id)
         watching = asyncio.create_task(self._watch(job.id, folder))
         try:
-            await self._run(job, self._cluster.train(job.finetune_id, job.inputs, folder))
+            await self._run(job, self._with_files(job, lambda inputs: self._cluster.train(job.finetune_id, inputs, folder)))
         finally:
             watching.cancel()
+
+    async def _with_files(self, job: Job, work: Callable[[dict], Coroutine[Any, Any, dict]]) -> dict:
+        """Do the work with the files that lie elsewhere: fetched before it to where every node reads them, gone after it."""
+        folder = self.settings.fetched_folder / job.id
+        try:
+            inputs = dict(job.inputs)
+            for name in FILES:
+                if (address := str(inputs.get(name, ""))).startswith(("http://", "https://")):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    try:
+                        inputs[name] = str(await self._fetcher.fetch(address, folder / file_name(address)))
+                    except FetchError as error:
+                        return {"error": f"{name}: {error}"}
+            return await work(inputs)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, job: Job, work: Coroutine[Any, Any, dict]) -> None:
         """Do the work of a job and note its end."""

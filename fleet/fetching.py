@@ -20,6 +20,8 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
+from fleet.files import safe_name
+
 log = logging.getLogger(__name__)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -149,6 +151,11 @@ class Fetcher:
             ) as answer,
         ):
             yield answer
+
+
+def file_name(address: str) -> str:
+    """What a file of this address is called on our disk."""
+    return safe_name(urlsplit(address).path.rpartition("/")[2])
 
 
 def check_address(address: str) -> str:

@@ -82,7 +82,7 @@ class Files:
             upload = Upload(
                 id=secrets.token_urlsafe(24),
                 owner=owner,
-                name=_safe(name),
+                name=safe_name(name),
                 content_type=content_type,
                 size=size,
                 sha256=sha256.hexdigest(),
@@ -148,6 +148,6 @@ def quota_bytes() -> int:
         raise ValueError(f"UPLOAD_QUOTA_GB: {value!r} is no number of gigabytes. Set one, such as 10.") from None
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """The name without what a path, a header or a shell could take for more than a name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[-100:].lstrip(".") or "file"

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fleet.engine import Engine
 from fleet.fetching import Fetcher, FetchError
-from fleet.jobs import Engine, Job, State
+from fleet.records import Job, State
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Webhooks:
 
     async def resume(self) -> None:
         """Follow what was followed before a restart."""
-        for job in await asyncio.to_thread(lambda: list(self._engine.records.with_webhooks())):
+        for job in await asyncio.to_thread(self._engine.records.with_webhook):
             self.follow(job)
 
     def follow(self, job: Job) -> None:
@@ -68,8 +69,8 @@ class Webhooks:
         hook = job.webhook or {}
         events, before = hook["events"], job
         started = False
-        while not job.state.is_final:
-            job = await self._engine.wait(job.id, LOOK_SECONDS)
+        while not job.ended:
+            job = await self._engine.wait(job.id, LOOK_SECONDS) or job
             if job.state is State.RUNNING and not started:
                 started = True
                 if "start" in events:
@@ -81,7 +82,7 @@ class Webhooks:
             await self._call(job)
         if "completed" in events:
             await self._call_until_it_arrives(job)
-        await asyncio.to_thread(self._engine.records.change, job.id, webhook={**hook, "done": True})
+        await asyncio.to_thread(self._engine.records.webhook_done, job.id)
 
     async def _call_until_it_arrives(self, job: Job) -> None:
         for seconds in (*self._waits, None):

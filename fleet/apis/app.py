@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from fleet.apis import bfl, replicate
 from fleet.apis.bodies import BodyLimit
 from fleet.apis.cog import cog_api
 from fleet.apis.front import NOT_FOUND, Front, Served
+from fleet.engine import Engine
 from fleet.fetching import Fetcher
 from fleet.files import Files
-from fleet.jobs import Engine, Job
 from fleet.keys import Keys
+from fleet.records import Job
 from fleet.secret import Secret
 from fleet.webhooks import Call, Webhooks, standard_call
 
@@ -28,22 +29,21 @@ EXPIRE_SECONDS = 600
 DESCRIPTION = "Replicate's API, Black Forest Labs' and Cog's. A finetune that was trained through one draws through the others."
 
 
-def build_app(engine: Engine, folder: Path, served: Served | None = None, keys: Keys | None = None) -> FastAPI:
+def build_app(engine: Engine, served: Served | None = None, keys: Keys | None = None) -> FastAPI:
     """The application.
 
     Args:
-        folder: what every node reads: clients' files and the fleet's secret are kept there.
         served: of the base that the engine draws with; without it, the one that ``BASE_MODEL`` chooses.
 
     Raises:
         ValueError: a setting of the environment is not usable.
     """
-    secret, fetcher = Secret.open(folder), Fetcher()
+    secret, fetcher = Secret.open(engine.settings.folder), Fetcher()
     webhooks = Webhooks(engine, fetcher, {})
     front = Front(
         engine=engine,
         keys=keys if keys is not None else Keys.open(),
-        files=Files(folder / "files"),
+        files=Files(engine.settings.folder / "files"),
         secret=secret,
         served=served or Served.open(),
         public_url=public_url(),
@@ -75,13 +75,13 @@ def build_app(engine: Engine, folder: Path, served: Served | None = None, keys: 
 
     @app.get("/healthz", summary="200 where requests are taken", tags=["Operator"])
     async def healthz() -> dict[str, Any]:
-        await asyncio.to_thread(front.records.find, "nothing")
+        await asyncio.to_thread(front.records.job, "nothing")
         return {"status": "ok"}
 
     @app.get("/results/{job_id}/{signed}/{name}", summary="A picture, by an address that expires", tags=["Operator"])
     async def result(job_id: str, signed: str, name: str) -> FileResponse:
-        job = await asyncio.to_thread(front.records.find, job_id) if secret.allows(job_id, signed) else None
-        path = Path((job.output or {}).get("image", "")) if job else Path()
+        job = await asyncio.to_thread(front.records.job, job_id) if secret.allows(job_id, signed) else None
+        path = Path((job.output or {}).get("file", "")) if job else Path()
         if not path.is_file():
             raise HTTPException(404, NOT_FOUND)
         return FileResponse(path)
@@ -93,10 +93,14 @@ async def expire(front: Front) -> None:
     """Delete old files of clients now and then, for ever."""
     while True:
         try:
-            await asyncio.to_thread(lambda: front.files.expire(front.records.files_in_use()))
+            await asyncio.to_thread(lambda: front.files.expire(files_in_use(front.records.unended())))
         except Exception:
             log.exception("Old files could not be deleted; it is tried again")
         await asyncio.sleep(EXPIRE_SECONDS)
+
+
+def files_in_use(jobs: Iterable[Job]) -> list[str]:
+    return [str(value) for job in jobs for value in job.inputs.values() if str(value).startswith("/")]
 
 
 def public_url() -> str | None:

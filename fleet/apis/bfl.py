@@ -5,7 +5,6 @@ In: what its clients send. Out: jobs of the library's words, and what its client
 
 import asyncio
 import time
-import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -15,7 +14,7 @@ from fleet.apis.bfl_inputs import GUIDANCE, BflInputs, DrawingInputs, FinetuneIn
 from fleet.apis.front import Front
 from fleet.apis.hooks import check_webhook
 from fleet.apis.problems import Problem, refused, shaped
-from fleet.jobs import Job, Kind, State
+from fleet.records import Job, Kind, OwnedFinetune, State
 from fleet.webhooks import Call, bfl_call
 
 RESULT_SECONDS = 600  # that a result's address is good for
@@ -114,10 +113,8 @@ def bfl_api(front: Front) -> APIRouter:
     async def finetune(sent: FinetuneInputs, request: Request, owner: Owner) -> dict[str, Any]:
         words = sent.words()
         words["input_images"] = await front.sent_file(owner, request, "file_data", sent.file_data, base64_too=True)
-        finetune_id = str(uuid.uuid4())
-        job = Job(owner, Kind.TRAINING, "bfl", "finetune", words, finetune_id)
-        job.metrics["finetune_comment"] = sent.finetune_comment
-        await accept(request, job, sent)
+        job = Job(owner, Kind.TRAINING, "bfl", "finetune", words, comment=sent.finetune_comment)
+        finetune_id = (await accept(request, job, sent)).finetune_id
         polling = f"{front.address(request)}/v1/get_result?id={finetune_id}"
         return {"finetune_id": finetune_id, "id": finetune_id, "status": "Pending", "polling_url": polling}
 
@@ -159,32 +156,41 @@ def bfl_api(front: Front) -> APIRouter:
         if endpoint != front.served.endpoint:
             not_here(endpoint, f"it takes the base {endpoint.removesuffix('-finetuned')}")
 
+    async def was_deleted(job: Job) -> bool:
+        """Whether it made a finetune that is nobody's any more."""
+        made = job.kind is Kind.TRAINING and job.state is State.SUCCEEDED
+        return made and await asyncio.to_thread(front.records.owner_of, job.finetune_id) is None
+
+    async def own_finetune(owner: str, finetune_id: str) -> OwnedFinetune | Job:
+        """A finetune, or the training that is to make it."""
+        for mine in await asyncio.to_thread(front.records.finetunes, owner):
+            if mine.id == finetune_id:
+                return mine
+        job = await asyncio.to_thread(front.records.training_of, finetune_id)
+        if job is None or job.owner != owner or await was_deleted(job):
+            raise Problem(404, "Finetune not found or not ready")
+        return job
+
     @router.get("/get_result", summary="How a task or a training stands, and its result")
     async def get_result(id: str, request: Request) -> dict[str, Any]:
         """Needs no key: an id cannot be guessed. With one, another key's tasks are not found."""
-        job = await asyncio.to_thread(front.records.find, id) or await asyncio.to_thread(front.records.training_of, id)
+        job = await asyncio.to_thread(front.records.job, id) or await asyncio.to_thread(front.records.training_of, id)
         sends_a_key = front.key_of(request) is not None
-        if job is None or (sends_a_key and job.owner != authenticated(request)):
+        if job is None or await was_deleted(job) or (sends_a_key and job.owner != authenticated(request)):
             return {"id": id, "status": NOT_FOUND, "result": None, "progress": None, "details": None}
         return await asyncio.to_thread(task, job, front, front.address(request), id)
 
     @router.get("/my_finetunes", summary="Ids of the key's finetunes")
     async def my_finetunes(owner: Owner) -> dict[str, Any]:
-        return {"finetunes": await asyncio.to_thread(lambda: list(front.records.finetunes(owner)))}
-
-    async def own_training(owner: str, finetune_id: str) -> Job:
-        job = await asyncio.to_thread(front.records.training_of, finetune_id)
-        if job is None or job.owner != owner:
-            raise Problem(404, "Finetune not found or not ready")
-        return job
+        return {"finetunes": [finetune.id for finetune in await asyncio.to_thread(front.records.finetunes, owner)]}
 
     @router.get("/finetune_details", summary="What a finetune was asked to be")
     async def finetune_details(finetune_id: str, owner: Owner) -> dict[str, Any]:
-        job = await own_training(owner, finetune_id)
-        inputs = job.inputs
+        found = await own_finetune(owner, finetune_id)
+        inputs = found.inputs
         return {
             "finetune_details": {
-                "finetune_comment": job.metrics.get("finetune_comment", ""),
+                "finetune_comment": found.comment,
                 "trigger_word": inputs["trigger_word"],
                 "mode": inputs["mode"],
                 "iterations": inputs["training_steps"],
@@ -193,13 +199,13 @@ def bfl_api(front: Front) -> APIRouter:
                 "finetune_type": inputs["finetune_type"],
                 "lora_rank": inputs["lora_rank"],
                 "captioning": inputs["captioning"] != "captioning-disabled",
-                "timestamp": job.created_at.isoformat(),
+                "timestamp": found.created_at.isoformat(),
             }
         }
 
     @router.post("/delete_finetune", summary="Delete a finetune")
     async def delete_finetune(sent: FinetuneOf, owner: Owner) -> dict[str, Any]:
-        if not await asyncio.to_thread(front.records.delete_finetune, owner, sent.finetune_id):
+        if not await front.engine.delete_finetune(owner, sent.finetune_id):
             raise Problem(404, "Finetune not found or not ready")
         return {
             "status": "success",

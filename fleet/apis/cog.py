@@ -1,7 +1,6 @@
 """Cog's own HTTP API, for who has no client: as the container's servers answer, and a GET by id besides."""
 
 import asyncio
-import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -12,7 +11,7 @@ from fleet.apis.hooks import Hooks
 from fleet.apis.inputs import PredictionInput, TrainingInput
 from fleet.apis.problems import Problem, shaped
 from fleet.apis.replicate import prediction
-from fleet.jobs import Job, Kind
+from fleet.records import Job, Kind
 
 HOLD_SECONDS = 60.0  # between looks at whether the client is still there
 WITHIN = ("input",)
@@ -55,14 +54,13 @@ def cog_api(front: Front) -> APIRouter:
         for name in ("input_images", "image_prompt"):
             if name in words:
                 words[name] = await front.sent_file(owner, request, name, words[name], WITHIN)
-        finetune_id = words.get("finetune_id") or str(uuid.uuid4())
-        job = Job(owner, kind, "cog", kind.value, words, finetune_id, logs=body.input.note())
+        job = Job(owner, kind, "cog", kind.value, words, words.get("finetune_id", ""), logs=body.input.note())
         job.webhook = body.checked(front.address(request))
         job = await front.accept(job, WITHIN)
         front.following.follow(job)
         at_once = "respond-async" in request.headers.get("prefer", "")
-        while not (at_once or job.state.is_final or await request.is_disconnected()):
-            job = await front.engine.wait(job.id, HOLD_SECONDS)
+        while not (at_once or job.ended or await request.is_disconnected()):
+            job = await front.wait(job, HOLD_SECONDS)
         answer = await asyncio.to_thread(described, job, front, front.address(request), inline=not at_once)
         return JSONResponse(answer, 202 if at_once else 200)
 

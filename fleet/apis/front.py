@@ -18,10 +18,11 @@ from finetuner.requests import DEFAULT_GUIDANCE, FinetuneRequest, ImageRequest
 from fleet.apis.inputs import problem_of
 from fleet.apis.pending import known_to_the_library
 from fleet.apis.problems import Problem, refused
+from fleet.engine import Engine
 from fleet.fetching import FetchError, check_address
 from fleet.files import Files, NoRoom
-from fleet.jobs import Engine, Job, Kind, QueueFull, QuotaExceeded, Records, State
 from fleet.keys import Keys
+from fleet.records import Job, Kind, QueueFull, QuotaExceeded, Records
 from fleet.secret import Secret
 
 NOT_FOUND = "There is no such thing here, or it is another key's."
@@ -95,16 +96,20 @@ class Front:
         except (QueueFull, QuotaExceeded) as error:
             raise Problem(429, str(error) or "Too many requests wait. Send this one again later.") from error
 
+    async def wait(self, job: Job, seconds: float) -> Job:
+        """The job when it has ended, or as it is when the time is over."""
+        return await self.engine.wait(job.id, seconds) or job
+
     async def require_finetune(self, job: Job) -> None:
         """Raise `Problem` 404 unless the job's finetune is its owner's, and done.
 
         Without keys, finetunes that nobody is known to have trained are everyone's: the store may hold some from before.
         """
         owner = await asyncio.to_thread(self.records.owner_of, job.finetune_id)
-        if owner is None and not self.keys:
+        if owner == job.owner:
             return
         training = await asyncio.to_thread(self.records.training_of, job.finetune_id)
-        if owner != job.owner or (training and training.state is not State.SUCCEEDED):
+        if owner or training or self.keys:
             raise Problem(404, "Finetune not found or not ready")
 
     async def sent_file(
@@ -151,14 +156,14 @@ class Front:
                 if upload:
                     return str(self.files.path(upload))
             case ["results", job_id, signed, _]:
-                job = await asyncio.to_thread(self.records.find, job_id)
-                if job and job.output and "image" in job.output and self.secret.allows(job_id, signed):
-                    return str(job.output["image"])
+                job = await asyncio.to_thread(self.records.job, job_id)
+                if job and job.output and "file" in job.output and self.secret.allows(job_id, signed):
+                    return str(job.output["file"])
         raise FetchError(NOT_FOUND)
 
     def result_url(self, job: Job, base: str, seconds: float) -> str:
         """Where the picture of a drawing that is done can be had, without a key, for so long."""
-        name = f"image{Path((job.output or {})['image']).suffix}"
+        name = f"image{Path((job.output or {})['file']).suffix}"
         return f"{base}/results/{job.id}/{self.secret.sign(job.id, seconds)}/{name}"
 
 

@@ -6,7 +6,6 @@ In: what its clients send. Out: jobs of the library's words, and what its client
 import asyncio
 import json
 import re
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from fleet.apis.inputs import Inputs
 from fleet.apis.problems import Problem, of_validation, refused, shaped
 from fleet.apis.replicate_models import MODELS, Model, known, model_of
 from fleet.files import NoRoom, Upload
-from fleet.jobs import Job, Kind, State
+from fleet.records import Job, Kind, State
 
 PAGE = 100
 RESULT_SECONDS = 3600  # that a result's address is good for; each answer gives a new one
@@ -78,7 +77,7 @@ def prediction(job: Job, front: Front, base: str, *, inline: bool = False) -> di
         if job.kind is Kind.TRAINING:
             output = job.finetune_id
         elif inline:
-            output = data_uri(Path(job.output["image"]))
+            output = data_uri(Path(job.output["file"]))
         else:
             output = front.result_url(job, base, RESULT_SECONDS)
     url = f"{base}/v1/predictions/{job.id}"
@@ -154,7 +153,7 @@ def replicate_api(front: Front) -> APIRouter:
             api="replicate",
             model=f"{model.id}:{version}" if version else model.id,
             inputs=words,
-            finetune_id=words.get("finetune_id") or str(uuid.uuid4()),
+            finetune_id=words.get("finetune_id", ""),
             logs=inputs.note(),
             webhook=body.checked(front.address(request)),
         )
@@ -162,15 +161,15 @@ def replicate_api(front: Front) -> APIRouter:
         front.following.follow(job)
         seconds = wait_seconds(request.headers.get("prefer", ""))
         if seconds is not None:
-            job = await front.engine.wait(job.id, seconds)
+            job = await front.wait(job, seconds)
         base = front.address(request)
         # The clients make a FileOutput only of https: and data:, so that on plain http who waits is given the picture itself.
         inline = seconds is not None and not base.startswith("https:")
         answer = await asyncio.to_thread(prediction, job, front, base, inline=inline)
-        if not job.state.is_final:
+        if not job.ended:
             # Clients that wait take any other status for the last one.
             answer["status"] = "starting"
-        return JSONResponse(answer, 201 if job.state.is_final or seconds is None else 202)
+        return JSONResponse(answer, 201 if job.ended or seconds is None else 202)
 
     @router.post("/models/{owner_name}/{name}/predictions", status_code=201, summary="Ask a model for a prediction")
     async def create_by_model(owner_name: str, name: str, body: PredictionRequest, request: Request, owner: Owner) -> Response:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from finetuner.requests import DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS
 from fleet.apis.inputs import DrawingInput, Inputs, TrainingInput
 from fleet.apis.problems import Problem
-from fleet.jobs import Kind
+from fleet.records import Kind
 
 CREATED = datetime(2025, 1, 1, tzinfo=UTC)  # clients want a time of every version
 COG_VERSION = "0.23.1"  # whose document of inputs these versions' is like

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import requests
 import uvicorn
-from local_engine import MemoryEngine
+from local_engine import Idle, engine_of
 
 from fleet.apis import build_app
 from fleet.apis.front import Served
-from fleet.jobs import Engine
+from fleet.engine import Engine
 from fleet.keys import Keys, sha256
+from fleet.records import Limits
 
 ANN, BOB = "ann-has-a-long-key-0001", "bob-has-a-long-key-0002"
 EMOJI = Served("flux-emoji", guidance_is_documented=True)
@@ -57,13 +58,14 @@ def running(app) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def start_api(tmp_path_factory) -> Iterator[Callable[..., Api]]:
-    """Call it with an engine; the keys are Ann's and Bob's, unless others are named."""
+    """Call it with what does the work, or nothing; the keys are Ann's and Bob's, unless others are named."""
     with ExitStack() as open_ones:
 
-        def start(engine: Engine, served: Served = EMOJI, keys: Keys | None = None) -> Api:
+        def start(cluster=None, served: Served = EMOJI, keys: Keys | None = None, limits: Limits | None = None) -> Api:
             folder = tmp_path_factory.mktemp("shared")
             keys = keys if keys is not None else Keys({"ann": sha256(ANN), "bob": sha256(BOB)})
-            return Api(open_ones.enter_context(running(build_app(engine, folder, served, keys))), engine, folder)
+            engine = engine_of(cluster or Idle(), folder, limits)
+            return Api(open_ones.enter_context(running(build_app(engine, served, keys))), engine, folder)
 
         yield start
 
@@ -71,4 +73,4 @@ def start_api(tmp_path_factory) -> Iterator[Callable[..., Api]]:
 @pytest.fixture
 def api(start_api) -> Api:
     """In front of an engine whose jobs wait for the test."""
-    return start_api(MemoryEngine())
+    return start_api()
