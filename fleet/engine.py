@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from finetuner.store import Store, open_store
 from fleet.cluster import Cluster
+from fleet.fetching import Fetcher, FetchError, file_name
 from fleet.lease import Lease, LeaseLost
 from fleet.queue import FairQueue
 from fleet.records import Job, Kind, Records, State
@@ -27,6 +28,7 @@ POLL_SECONDS = 1.0  # between looks at what a training has written
 PUBLISH_SECONDS = 60.0  # between tries of a training whose result waits for the store
 PUBLISH_TRIES = 10
 TIDY_SECONDS = 3600.0
+FILES = ("input_images", "image_prompt")  # the inputs that may be addresses
 
 
 class Engine:
@@ -39,6 +41,7 @@ class Engine:
         self.settings, self.records = settings, records
         self._lease, self._cluster, self._store = lease, cluster, store
         self._caring: list[asyncio.Task] = []
+        self._fetcher = Fetcher()
         self._lanes = {
             Kind.TRAINING: Lane(settings.trainings, self._train),
             # A replica has one in the making and one at hand; who else waits, waits in turn by owner.
@@ -130,25 +133,41 @@ class Engine:
 
     async def _draw(self, job: Job) -> None:
         folder = self.settings.results_folder / job.id
-        await self._run(job, self._cluster.draw(job.inputs, job.finetune_id, str(folder)))
+        await self._run(job, self._with_files(job, lambda inputs: self._cluster.draw(inputs, job.finetune_id, str(folder))))
 
     async def _train(self, job: Job) -> None:
         folder = TrainingFolder(self.settings.trainings_folder / job.id)
         watching = asyncio.create_task(self._watch(job.id, folder))
         try:
-            await self._run(job, self._train_and_publish(job, folder))
+            await self._run(job, self._with_files(job, lambda inputs: self._train_and_publish(job, inputs, folder)))
         finally:
             watching.cancel()
             await self._clear_training(job.id)
 
-    async def _train_and_publish(self, job: Job, folder: TrainingFolder) -> dict:
+    async def _train_and_publish(self, job: Job, inputs: dict, folder: TrainingFolder) -> dict:
         for _ in range(PUBLISH_TRIES):
-            done = await self._cluster.train(job.finetune_id, job.inputs, folder)
+            done = await self._cluster.train(job.finetune_id, inputs, folder)
             if not done.pop("again", False):
                 break
             log.warning("Training %s waits for the store: %s", job.id, done["error"])
             await asyncio.sleep(PUBLISH_SECONDS)
         return done
+
+    async def _with_files(self, job: Job, work: Callable[[dict], Coroutine[Any, Any, dict]]) -> dict:
+        """Do the work with the files that lie elsewhere: fetched before it to where every node reads them, gone after it."""
+        folder = self.settings.fetched_folder / job.id
+        try:
+            inputs = dict(job.inputs)
+            for name in FILES:
+                if (address := str(inputs.get(name, ""))).startswith(("http://", "https://")):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    try:
+                        inputs[name] = str(await self._fetcher.fetch(address, folder / file_name(address)))
+                    except FetchError as error:
+                        return {"error": f"{name}: {error}"}
+            return await work(inputs)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, job: Job, work: Coroutine[Any, Any, dict]) -> None:
         """Do the work of a job and note its end."""

@@ -36,6 +36,10 @@ class Settings:
     def results_folder(self) -> Path:
         return self.folder / "results"
 
+    @property
+    def fetched_folder(self) -> Path:
+        return self.folder / "fetched"
+
     @classmethod
     def open(cls) -> Settings:
         """Those of ``FLEET_FOLDER``, ``DATABASE_URL``, ``DRAWING_REPLICAS``, ``TRAININGS_AT_ONCE``, ``GPUS_PER_WORKER``,
