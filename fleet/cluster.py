@@ -27,7 +27,7 @@ ONGOING = 2  # requests that a replica is given at once: the next waits there wh
 # Requests of a finetune go to one replica, which has it in memory, and to the next in the ring where that one has its hands
 # full: benchmarks/fleet.py compares it with Serve's other ways.
 BY_FINETUNE = RequestRouterConfig(
-    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
     request_router_kwargs={"num_fallback_replicas": 2},
 )
 CANCEL_SECONDS = 20.0
