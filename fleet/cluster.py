@@ -40,7 +40,6 @@ class Cluster:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        os.environ.setdefault("RAY_SERVE_PROXY_LOCATION", "Disabled")
         if not ray.is_initialized():
             ray.init(address="auto", log_to_driver=False, runtime_env={"env_vars": _for_workers()})
         gpus = settings.gpus
@@ -90,7 +89,9 @@ class Cluster:
 
     def _deploy(self) -> DeploymentHandle:
         """A cluster that draws already, for an engine that is gone, goes on with its replicas: they have the base in memory."""
-        if APP not in serve.status().applications:
+        serve.start(proxy_location="Disabled")  # the engine asks by handles, and Serve's port would be the APIs'
+        app = serve.status().applications.get(APP)
+        if app is None or app.status not in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING):
             least, most = self._settings.replicas
             deployment: Any = serve.deployment(Drawing)  # its annotation is that of a decorator
             serve.run(

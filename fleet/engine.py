@@ -28,6 +28,7 @@ POLL_SECONDS = 1.0  # between looks at what a training has written
 PUBLISH_SECONDS = 60.0  # between tries of a training whose result waits for the store
 PUBLISH_TRIES = 10
 TIDY_SECONDS = 3600.0
+DATABASE_SECONDS = 5.0  # between tries of a database that is away
 FILES = ("input_images", "image_prompt")  # the inputs that may be addresses
 
 
@@ -100,7 +101,7 @@ class Engine:
     async def cancel(self, owner: str, job_id: str) -> Job | None:
         """The owner's job, which is over: cancelled now, or ended before; None where there is none."""
         job = await asyncio.to_thread(self.records.get, owner, job_id)
-        if job and await self._change(job_id, state=State.CANCELED):
+        if job and await asyncio.to_thread(functools.partial(self.records.change, job_id, state=State.CANCELED)):
             self._lanes[job.kind].cancel(job)
             self._over(job_id)
         return job and await asyncio.to_thread(self.records.job, job_id)
@@ -171,10 +172,9 @@ class Engine:
 
     async def _run(self, job: Job, work: Coroutine[Any, Any, dict]) -> None:
         """Do the work of a job and note its end."""
-        if not await self._change(job.id, state=State.RUNNING, started_at=job.started_at or datetime.now(UTC)):
-            work.close()  # cancelled meanwhile
-            return
         try:
+            if not await self._note(job.id, state=State.RUNNING, started_at=job.started_at or datetime.now(UTC)):
+                return  # cancelled meanwhile
             done = await work
         except Exception:
             if not await self._cluster.is_alive():
@@ -184,11 +184,13 @@ class Engine:
                 return
             log.exception("Job %s failed", job.id)
             done = {"error": f"The {job.kind} failed on the server, through no fault of the request. Send it again later."}
+        finally:
+            work.close()
         metrics = done.pop("metrics", {})
         if error := done.get("error"):
-            await self._change(job.id, state=State.FAILED, error=error)
+            await self._note(job.id, state=State.FAILED, error=error)
         else:
-            await self._change(job.id, state=State.SUCCEEDED, progress=1.0, output=done, metrics=metrics)
+            await self._note(job.id, state=State.SUCCEEDED, progress=1.0, output=done, metrics=metrics)
         self._over(job.id)
 
     async def _watch(self, job_id: str, folder: TrainingFolder) -> None:
@@ -198,7 +200,7 @@ class Engine:
             await asyncio.sleep(POLL_SECONDS)
             news = await asyncio.to_thread(folder.read)
             if changes := {name: value for name, value in news.items() if before.get(name) != value}:
-                await self._change(job_id, **changes)
+                await self._note(job_id, **changes)
                 before = news
 
     async def _clear_training(self, job_id: str) -> None:
@@ -234,8 +236,14 @@ class Engine:
                     await lane.close()
                 return
 
-    async def _change(self, job_id: str, **changes: Any) -> bool:
-        return await asyncio.to_thread(functools.partial(self.records.change, job_id, **changes))
+    async def _note(self, job_id: str, **changes: Any) -> bool:
+        """Change the job's record, however long the database is away: what is done must not be lost."""
+        while True:
+            try:
+                return await asyncio.to_thread(functools.partial(self.records.change, job_id, **changes))
+            except OperationalError as error:
+                log.error("What became of job %s cannot be noted yet: %s", job_id, error.orig)
+                await asyncio.sleep(DATABASE_SECONDS)
 
 
 def _take(settings: Settings) -> Lease:
