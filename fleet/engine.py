@@ -7,7 +7,7 @@ import functools
 import logging
 import shutil
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +16,8 @@ from sqlalchemy.exc import OperationalError
 from finetuner.store import Store, open_store
 from fleet.cluster import Cluster
 from fleet.fetching import Fetcher, FetchError, file_name
+from fleet.lane import Lane
 from fleet.lease import Lease, LeaseLost
-from fleet.queue import FairQueue
 from fleet.records import Job, Kind, Records, State
 from fleet.settings import Settings
 from fleet.training import TrainingFolder
@@ -38,9 +38,10 @@ class Engine:
     `open` it in the event loop that uses it.
     """
 
-    def __init__(self, settings: Settings, lease: Lease, records: Records, cluster: Cluster, store: Store):
+    def __init__(self, settings: Settings, records: Records, cluster: Cluster, store: Store):
         self.settings, self.records = settings, records
-        self._lease, self._cluster, self._store = lease, cluster, store
+        self._cluster, self._store = cluster, store
+        self._at_the_end = ExitStack()
         self._caring: list[asyncio.Task] = []
         self._fetcher = Fetcher()
         self._lanes = {
@@ -63,10 +64,11 @@ class Engine:
         lease = await asyncio.to_thread(_take, settings)
         records = await asyncio.to_thread(Records, settings.records_url, settings.limits)
         cluster = await asyncio.to_thread(Cluster, settings)
-        engine = cls(settings, lease, records, cluster, open_store())
+        engine = cls(settings, records, cluster, open_store())
+        engine._at_the_end.callback(lease.close)
         for job in await asyncio.to_thread(records.unended):
             engine._enqueue(job)
-        engine._caring = [asyncio.create_task(care) for care in (engine._keep_lease(), engine._tidy_up())]
+        engine._caring = [asyncio.create_task(care) for care in (engine._keep(lease), engine._tidy_up())]
         return engine
 
     async def health(self) -> str | None:
@@ -101,10 +103,13 @@ class Engine:
     async def cancel(self, owner: str, job_id: str) -> Job | None:
         """The owner's job, which is over: cancelled now, or ended before; None where there is none."""
         job = await asyncio.to_thread(self.records.get, owner, job_id)
-        if job and await asyncio.to_thread(functools.partial(self.records.change, job_id, state=State.CANCELED)):
+        if job is None:
+            return None
+        canceled = functools.partial(self.records.change, job_id, state=State.CANCELED)
+        if await asyncio.to_thread(canceled):
             self._lanes[job.kind].cancel(job)
             self._over(job_id)
-        return job and await asyncio.to_thread(self.records.job, job_id)
+        return await asyncio.to_thread(self.records.job, job_id)
 
     async def delete_finetune(self, owner: str, finetune_id: str) -> bool:
         """Whether the owner had it."""
@@ -122,7 +127,7 @@ class Engine:
         for lane in self._lanes.values():
             await lane.close()
         self.records.close()
-        await asyncio.to_thread(self._lease.close)
+        await asyncio.to_thread(self._at_the_end.close)
 
     def _enqueue(self, job: Job) -> None:
         self._ended[job.id] = asyncio.Event()
@@ -222,12 +227,12 @@ class Engine:
                 await asyncio.to_thread(shutil.rmtree, self.settings.results_folder / job.id, ignore_errors=True)
             await asyncio.sleep(TIDY_SECONDS)
 
-    async def _keep_lease(self) -> None:
+    async def _keep(self, lease: Lease) -> None:
         """Stop where another engine has taken over: this process was held up for long."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
-                self._lease.require_held()
+                lease.require_held()
             except LeaseLost as error:
                 log.critical("%s This engine stops", error)
                 self._closed = True
@@ -250,43 +255,3 @@ def _take(settings: Settings) -> Lease:
     folder = settings.folder / "engine"
     folder.mkdir(parents=True, exist_ok=True)
     return Lease(folder, settings.lease_seconds)
-
-
-class Lane:
-    """Jobs of one kind: as many at once as there is room for, the others waiting in turn by owner."""
-
-    def __init__(self, room: int, work: Callable[[Job], Coroutine[Any, Any, None]]):
-        self._room, self._work = room, work
-        self._waiting = FairQueue()
-        self._jobs: dict[str, Job] = {}  # that wait
-        self._running: dict[str, asyncio.Task] = {}
-
-    def add(self, job: Job) -> None:
-        self._jobs[job.id] = job
-        self._waiting.add(job.owner, job.id)
-        self._fill()
-
-    def cancel(self, job: Job) -> None:
-        if task := self._running.get(job.id):
-            task.cancel()
-        elif self._jobs.pop(job.id, None):
-            self._waiting.remove(job.owner, job.id)
-
-    async def close(self) -> None:
-        self._room = 0
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _fill(self) -> None:
-        while len(self._running) < self._room and self._waiting:
-            job = self._jobs.pop(self._waiting.next())
-            task = self._running[job.id] = asyncio.create_task(self._work(job))
-            task.add_done_callback(functools.partial(self._done, job))
-
-    def _done(self, job: Job, task: asyncio.Task) -> None:
-        del self._running[job.id]
-        if not task.cancelled() and (error := task.exception()):
-            log.error("Job %s could not be noted as ended, and the next engine goes on with it", job.id, exc_info=error)
-        self._fill()
