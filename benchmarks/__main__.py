@@ -1,4 +1,4 @@
-"""Run the benchmarks and write RESULTS.md: ``script/bench [fidelity|train|predict|gpu]``. A part leaves the others alone."""
+"""Run the benchmarks and write RESULTS.md: ``script/bench [fidelity|train|predict|gpu|fleet]``. A part leaves the others alone."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ PARTS = {
     "train": "benchmarks.train",
     "predict": "benchmarks.predict",
     "gpu": "benchmarks.gpu.section",
+    "fleet": "benchmarks.fleet",
 }
 RESULTS = Path("benchmarks/RESULTS.md")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy")
@@ -53,8 +54,8 @@ def read_sections(text: str) -> dict[str, str]:
 HEADER = """# Results
 
 What `script/bench` measured, and wrote; every figure of quality and speed in the README and in docs/ is one of these (memory is
-`script/plan`'s). Each part tells at its end when, on what and in how much time. `script/bench fidelity`, `train`, `predict` or
-`gpu` measures one part anew.
+`script/plan`'s). Each part tells at its end when, on what and in how much time. `script/bench fidelity`, `train`, `predict`,
+`gpu` or `fleet` measures one part anew.
 """
 
 

@@ -5,11 +5,9 @@ checks every request against that file alone: it drops unknown fields first, the
 does not know the `nullable` that `cog build` writes. So the entrypoint completes the file as it is imported.
 """
 
-import base64
 import io
 import json
 import os
-import re
 import urllib.request
 import urllib.response
 from collections.abc import Iterator
@@ -17,12 +15,12 @@ from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
-from urllib.parse import unquote_to_bytes
 
 import cog
 import coglet
 
-from entrypoints.other_names import sentences
+from finetuner.data_uris import read_data_uri
+from finetuner.other_names import sentences
 
 SCHEMA = Path(".cog/openapi_schema.json")  # as Cog names it, in the server's folder
 IS_SERVER = coglet.server.active  # false where a test or a script imports an entrypoint
@@ -165,32 +163,3 @@ class DataUris(urllib.request.DataHandler):
 def read_data_uris(field: str) -> None:
     """Let this process read data: URIs so. ``field``: the input that they are sent in."""
     urllib.request.install_opener(urllib.request.build_opener(DataUris(field)))
-
-
-def read_data_uri(field: str, uri: str) -> tuple[str, bytes]:
-    """The media type of a data: URI (RFC 2397) and its content.
-
-    Base64 may be of either alphabet, with or without padding and white space, and percent-encoded.
-
-    Raises:
-        ValueError: it has no comma, or is no base64; the sentence names the field.
-    """
-    header, comma, text = uri.partition(":")[2].partition(",")
-    if not comma:
-        raise ValueError(
-            f"{field}: the data: URI has no comma. Send data:{FILES[field][1]};base64, and then the file in base64."
-        )
-    kind, *parameters = (part.strip() for part in header.split(";"))
-    kind = kind or "application/octet-stream"
-    data = unquote_to_bytes(text)
-    if "base64" not in (parameter.lower() for parameter in parameters):
-        return kind, data
-    data = re.sub(rb"\s+", b"", data).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
-    if wrong := re.search(rb"[^A-Za-z0-9+/]", data):
-        raise ValueError(
-            f"{field}: the data: URI is no base64: {wrong[0]!r} stands at character {wrong.start()} of it. Send the file in"
-            " base64."
-        )
-    if len(data) % 4 == 1:
-        raise ValueError(f"{field}: the data: URI's base64 is cut short: {len(data)} characters of it arrived. Send all of it.")
-    return kind, base64.b64decode(data + b"=" * (-len(data) % 4))

@@ -12,7 +12,7 @@ LIBRARY = PROJECT / "finetuner"
 
 # Each floor may use those above it in this list, and its neighbours not at all.
 FLOORS = [
-    {"paths", "phases", "requests"},
+    {"paths", "phases", "requests", "data_uris", "other_names"},
     {"bases", "store"},
     {"data"},
     {"loras"},

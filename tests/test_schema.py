@@ -12,7 +12,7 @@ import yaml
 from cog._inspector import create_predictor
 
 from entrypoints.interface import complete
-from entrypoints.other_names import sentences
+from finetuner.other_names import sentences
 from script import openapi_schema
 
 PROJECT = Path(__file__).parent.parent

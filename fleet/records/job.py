@@ -37,9 +37,10 @@ class Job:
     kind: Kind
     api: str  # whose words the client speaks: replicate, bfl or cog
     model: str  # as the client named it
-    inputs: dict  # fields of FinetuneRequest or ImageRequest as JSON values; files as paths that every node reads
+    inputs: dict  # fields of FinetuneRequest or ImageRequest as JSON values; files as paths that every node reads, or addresses
     finetune_id: str = ""
-    webhook: dict | None = None
+    comment: str = ""  # what its owner wrote of a training
+    webhook: dict | None = None  # url, events and what signs its calls; None where none is due any more
     id: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     state: State = State.QUEUED
     progress: float = 0.0  # 0 to 1
@@ -72,4 +73,5 @@ class OwnedFinetune:
     job_id: str
     model: str
     inputs: dict  # of its training
+    comment: str
     created_at: datetime

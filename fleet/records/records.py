@@ -95,6 +95,20 @@ class Records:
         found = self._jobs(select(JOBS).where(JOBS.c.id == job_id))
         return found[0] if found else None
 
+    def training_of(self, finetune_id: str) -> Job | None:
+        """Anyone's training that makes this finetune, or made it; None where there is none, or its record has expired."""
+        found = self._jobs(select(JOBS).where(JOBS.c.finetune_id == finetune_id, JOBS.c.kind == Kind.TRAINING))
+        return found[0] if found else None
+
+    def with_webhook(self) -> builtins.list[Job]:
+        """Everyone's jobs whose webhook is still due."""
+        return self._jobs(select(JOBS).where(JOBS.c.webhook.is_not(None)))
+
+    def webhook_done(self, job_id: str) -> None:
+        """Its last call has been made: it is not due any more."""
+        query = update(JOBS).where(JOBS.c.id == job_id).values(webhook=None)
+        self._patiently(lambda connection: connection.execute(query))
+
     def list(
         self, owner: str, kind: Kind | None = None, api: str | None = None, before: str | None = None, limit: int = 100
     ) -> list[Job]:
@@ -131,7 +145,9 @@ class Records:
             if changes.get("state") == State.SUCCEEDED:
                 job = connection.execute(select(JOBS).where(JOBS.c.id == job_id)).one()
                 if job.kind == Kind.TRAINING:
-                    owned = OwnedFinetune(job.finetune_id, job.owner, job.id, job.model, job.inputs, job.completed_at)
+                    owned = OwnedFinetune(
+                        job.finetune_id, job.owner, job.id, job.model, job.inputs, job.comment, job.completed_at
+                    )
                     connection.execute(insert(FINETUNES).values(asdict(owned)))
             return True
 

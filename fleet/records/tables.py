@@ -32,6 +32,7 @@ JOBS = Table(
     Column("model", Text, nullable=False),
     Column("inputs", JSON, nullable=False),
     Column("finetune_id", Text, nullable=False),
+    Column("comment", Text, nullable=False),
     Column("webhook", JSON(none_as_null=True)),
     Column("state", String(16), nullable=False),
     Column("progress", Float, nullable=False),
@@ -49,6 +50,7 @@ Index("jobs_by_owner", JOBS.c.owner, JOBS.c.created_at)
 UNENDED = JOBS.c.state.in_(["queued", "running"])
 Index("jobs_unended", JOBS.c.owner, JOBS.c.kind, sqlite_where=UNENDED, postgresql_where=UNENDED)
 Index("jobs_by_end", JOBS.c.completed_at)
+Index("jobs_by_finetune", JOBS.c.finetune_id, JOBS.c.kind)
 
 FINETUNES = Table(
     "finetunes",
@@ -58,5 +60,6 @@ FINETUNES = Table(
     Column("job_id", String(64), nullable=False),
     Column("model", Text, nullable=False),
     Column("inputs", JSON, nullable=False),
+    Column("comment", Text, nullable=False),
     Column("created_at", Utc, nullable=False),
 )

@@ -1,0 +1,54 @@
+"""The fleet's engine and records, with the work done inside of this process: what the APIs need, in a second and not in ten."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from finetuner.generate import Generator
+from finetuner.store import FolderStore
+from fleet.drawing import Drawn
+from fleet.engine import Engine
+from fleet.records import Limits, Records
+from fleet.settings import Settings
+from fleet.training import TrainingFolder, train
+
+
+class Idle:
+    """Does nothing: jobs run until a test changes their records."""
+
+    async def draw(self, inputs: dict, finetune_id: str, folder: str) -> dict:
+        return await asyncio.Event().wait()
+
+    async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
+        return await asyncio.Event().wait()
+
+    async def is_alive(self) -> bool:
+        return True
+
+
+class Inside:
+    """Trains and draws as the tasks of the cluster do."""
+
+    def __init__(self) -> None:
+        self.generator: Generator | None = None
+
+    async def draw(self, inputs: dict, finetune_id: str, folder: str) -> dict:
+        self.generator = self.generator or await asyncio.to_thread(Generator.open)
+        drawn = Drawn(self.generator, inputs, Path(folder))
+        try:
+            return await asyncio.to_thread(drawn.run)
+        except asyncio.CancelledError:
+            drawn.interrupt()
+            raise
+
+    async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
+        return await asyncio.to_thread(train, finetune_id, inputs, str(folder.folder))
+
+    async def is_alive(self) -> bool:
+        return True
+
+
+def engine_of(cluster: Idle | Inside, folder: Path, limits: Limits | None = None) -> Engine:
+    settings = Settings(folder=folder, limits=limits or Limits())
+    return Engine(settings, Records(settings.records_url, settings.limits), cluster, FolderStore(folder / "finetunes"))
