@@ -90,7 +90,7 @@ class Generator:
         prompt = request.prompt
         if request.prompt_upsampling:
             with phases.phase("upsample"):
-                prompt = self._upsampler.upsample(prompt, served.finetune.trigger_word, served.finetune.mode)
+                prompt = self.upsampler.upsample(prompt, served.finetune.trigger_word, served.finetune.mode)
         self._warn_of(prompt, served.finetune.trigger_word)
         size, output_size = sampling_and_output_size(request, self.base)
         steps, guidance = steps_and_guidance(request, self.base)
@@ -155,7 +155,7 @@ class Generator:
             log.warning("The prompt lacks the trigger word %r, so the concept may not appear", trigger_word)
 
     @cached_property
-    def _upsampler(self) -> PromptUpsampler:
+    def upsampler(self) -> PromptUpsampler:
         return PromptUpsampler.open(self.base)
 
     def _metadata(self, request: ImageRequest, made: dict, prompt: str, picture: ImageFile | None) -> dict:
