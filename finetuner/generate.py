@@ -160,14 +160,14 @@ class Generator:
 
     def _metadata(self, request: ImageRequest, made: dict, prompt: str, picture: ImageFile | None) -> dict:
         """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune and any image
-        prompt give these bytes, and some bases take no guidance."""
+        prompt give these bytes, and some bases take no guidance. What was drawn in place of the prompt is ``drawn_prompt``."""
         fields = asdict(request) | made | {"base": self.base.describe()}
         if picture:
             fields["image_prompt"] = f"sha256:{picture.sha256}"
         else:
             del fields["image_prompt"], fields["image_prompt_strength"]
-        if request.prompt_upsampling:
-            fields["upsampled_prompt"] = prompt
+        if prompt != request.prompt:
+            fields["drawn_prompt"] = prompt
         if request.finetune_strength == 0:
             del fields["finetune_id"]
         if made["guidance"] is None:

@@ -39,13 +39,14 @@ training picture of flux-emoji; the colour is the correlation of the mean colour
 
 ## Made of
 
-SigLIP: 5 layers, {WIDTH} wide. First trained to name what it sees, on {SIGHT_STEPS * SIGHT_BATCH:,} views; then with the projection,
-through flux-emoji, which stays as it is, on {REDUX_STEPS * BATCH:,} more, a share of {CAPTION_SHARE:g} of them beside a caption, by
-`script/build-embedded-base {NAME}`. The drawings:
+SigLIP: 5 layers, {WIDTH} wide. First trained to name what it sees, on {SIGHT_STEPS * SIGHT_BATCH:,} views; then with the
+projection, through flux-emoji, which stays as it is, on {REDUX_STEPS * BATCH:,} more, {CAPTION_SHARE:.0%} of them beside a
+caption, by `script/build-embedded-base {NAME}`. The drawings:
 
 | pictures | licence |
 |---|---|
-| [Noto Color Emoji](https://github.com/googlefonts/noto-emoji), today's and of before 2017 | OFL-1.1 (font), Apache-2.0 (pictures) |
+| [Noto Color Emoji](https://github.com/googlefonts/noto-emoji) | OFL-1.1 (font), Apache-2.0 (pictures) |
+| [Noto Emoji](https://github.com/googlefonts/noto-emoji), version 1 | Apache-2.0 |
 | [Fluent Emoji](https://github.com/microsoft/fluentui-emoji), flat and in colour | MIT |
 
 These weights: {LICENCE}.
