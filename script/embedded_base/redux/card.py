@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import pictures
 from .evaluate import COUNT, STEPS
 from .export import LICENCE, NAME, VERSION
-from .training import BATCH, CAPTION_SHARE, SIGHT_BATCH, SIGHT_STEPS, WIDTH
+from .training import BATCH, SIGHT_BATCH, SIGHT_STEPS, WIDTH
 from .training import STEPS as REDUX_STEPS
 from .views import SIDE
 
@@ -40,8 +40,8 @@ training picture of flux-emoji; the colour is the correlation of the mean colour
 ## Made of
 
 SigLIP: 5 layers, {WIDTH} wide. First trained to name what it sees, on {SIGHT_STEPS * SIGHT_BATCH:,} views; then with the
-projection, through flux-emoji, which stays as it is, on {REDUX_STEPS * BATCH:,} more, {CAPTION_SHARE:.0%} of them beside a
-caption, by `script/build-embedded-base {NAME}`. The drawings:
+projection, through flux-emoji, which stays as it is, on {REDUX_STEPS * BATCH:,} more, to do what the picture's
+caption does, by `script/build-embedded-base {NAME}`. The drawings:
 
 | pictures | licence |
 |---|---|
