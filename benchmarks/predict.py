@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.adapters import random_adapter
@@ -42,7 +43,12 @@ def run() -> str:
         finetunes = [publish(store, base, seed) for seed in (1, 2)]
         generator, bare = Generator(base, store), base.load_pipeline()
         bare.set_progress_bar_config(disable=True)
-        rows = [*requests(generator, bare, finetunes[0]), *steps(generator, bare, finetunes), *floating_point(bare)]
+        rows = [
+            *requests(generator, bare, finetunes[0]),
+            *inputs(generator, finetunes[0]),
+            *steps(generator, bare, finetunes),
+            *floating_point(bare),
+        ]
     lines = [f"| {what} | {ratio:.3f} | {target} |" for what, ratio, target in rows]
     return "\n".join(
         [
@@ -91,6 +97,42 @@ def requests(generator: Generator, bare: FluxPipeline, finetune_id: str) -> list
     return [
         ("a request, to the bare FluxPipeline call without a LoRA", ratio(fresh, reference), "1.10"),
         ("the same with a prompt that came before", ratio(cached, reference), ""),
+    ]
+
+
+def inputs(generator: Generator, finetune_id: str) -> list[tuple[str, float, str]]:
+    """Whole requests with an input, against the same request without it, whose prompt came before."""
+    with tempfile.TemporaryDirectory() as folder:
+        shown = Path(folder) / "shown.png"
+        Image.effect_noise((512, 512), 60).convert("RGB").save(shown)
+
+        def draw(**fields) -> None:
+            request = ImageRequest(PROMPT, finetune_id, steps=STEPS, seed=0, output_format="png", **fields)
+            generator.generate(request).path.unlink()
+
+        def fresh(**fields) -> None:
+            generator.image_prompts.read.clear()
+            draw(**fields)
+
+        def rewritten() -> None:
+            generator.upsampler.upsampled.clear()
+            draw(prompt_upsampling=True)
+
+        plain, weighed, first, full, upsampled, again = interleaved(
+            REQUESTS,
+            draw,
+            lambda: draw(image_prompt=shown),
+            lambda: fresh(image_prompt=shown),
+            lambda: draw(image_prompt=shown, image_prompt_strength=1.0),
+            rewritten,
+            lambda: draw(prompt_upsampling=True),
+        )
+    return [
+        ("with an image prompt that came before, to a request without", ratio(weighed, plain), ""),
+        ("with one that is read for the first time", ratio(first, plain), ""),
+        ("with one at strength 1, which needs no weight in attention", ratio(full, plain), ""),
+        ("with prompt_upsampling", ratio(upsampled, plain), ""),
+        ("with prompt_upsampling of a prompt that came before", ratio(again, plain), ""),
     ]
 
 

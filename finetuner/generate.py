@@ -90,7 +90,7 @@ class Generator:
         prompt = request.prompt
         if request.prompt_upsampling:
             with phases.phase("upsample"):
-                prompt = self._upsampler.upsample(prompt, served.finetune.trigger_word, served.finetune.mode)
+                prompt = self.upsampler.upsample(prompt, served.finetune.trigger_word, served.finetune.mode)
         self._warn_of(prompt, served.finetune.trigger_word)
         size, output_size = sampling_and_output_size(request, self.base)
         steps, guidance = steps_and_guidance(request, self.base)
@@ -155,19 +155,19 @@ class Generator:
             log.warning("The prompt lacks the trigger word %r, so the concept may not appear", trigger_word)
 
     @cached_property
-    def _upsampler(self) -> PromptUpsampler:
+    def upsampler(self) -> PromptUpsampler:
         return PromptUpsampler.open(self.base)
 
     def _metadata(self, request: ImageRequest, made: dict, prompt: str, picture: ImageFile | None) -> dict:
         """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune and any image
-        prompt give these bytes, and some bases take no guidance."""
+        prompt give these bytes, and some bases take no guidance. What was drawn in place of the prompt is ``drawn_prompt``."""
         fields = asdict(request) | made | {"base": self.base.describe()}
         if picture:
             fields["image_prompt"] = f"sha256:{picture.sha256}"
         else:
             del fields["image_prompt"], fields["image_prompt_strength"]
-        if request.prompt_upsampling:
-            fields["upsampled_prompt"] = prompt
+        if prompt != request.prompt:
+            fields["drawn_prompt"] = prompt
         if request.finetune_strength == 0:
             del fields["finetune_id"]
         if made["guidance"] is None:

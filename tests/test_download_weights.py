@@ -15,7 +15,7 @@ from huggingface_hub import ModelInfo
 from finetuner.bases.base import BASES
 from script import download_weights
 
-CONFIGURED = sorted(download_weights.MODELS.keys() - {"granite-vision-4.1-4b"})
+CONFIGURED = sorted(download_weights.MODELS.keys() - {"granite-vision-4.1-4b", "FLUX.1-Redux-dev"})
 PROJECT = Path(__file__).parent.parent
 BASE = "FLUX.1-dev"
 REPOSITORY = download_weights.MODELS[BASE].repository
@@ -152,6 +152,21 @@ def test_of_klein_all_that_its_pipeline_loads_is_downloaded_and_not_the_same_wei
     names = [*loaded, "LICENSE.md", "flux-2-klein-base-4b.safetensors", "README.md"]
     info = ModelInfo(id=model.repository, siblings=[{"rfilename": name, "size": 1} for name in names])
     assert set(download_weights.listed_sizes(model, info)) == {*loaded, "LICENSE.md"}
+
+
+def test_of_redux_the_reader_is_downloaded_and_not_the_same_weights_in_one_file():
+    redux = download_weights.MODELS["FLUX.1-Redux-dev"]
+    loaded = ["model_index.json", "image_embedder/config.json", "image_encoder/model.safetensors", "feature_extractor/x.json"]
+    names = [*loaded, "flux1-redux-dev.safetensors", "README.md"]
+    info = ModelInfo(id=redux.repository, siblings=[{"rfilename": name, "size": 1} for name in names])
+    assert set(download_weights.listed_sizes(redux, info)) == set(loaded)
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "weights").glob("*/base.json")), ids=lambda path: path.parent.name)
+def test_what_reads_image_prompts_for_a_base_is_here_or_can_be_downloaded(path):
+    reader = json.loads(path.read_text()).get("image_reader")
+    assert path.parent.name.startswith("FLUX.2") or path.parent.name == "klein-emoji" or reader
+    assert reader is None or reader in download_weights.MODELS or (PROJECT / "weights" / reader / "model_index.json").is_file()
 
 
 def test_of_the_captioner_all_is_downloaded_but_programs():

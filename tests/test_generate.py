@@ -141,10 +141,10 @@ def test_an_upsampled_prompt_is_what_is_drawn_and_is_in_the_metadata(generator, 
     asked = picture(generator, finetunes[0], prompt="a fox on teal, TOK style", prompt_upsampling=True)
     said = json.loads(asked.text["finetune"])
     assert said["prompt"] == "a fox on teal, TOK style" and said["prompt_upsampling"] is True
-    longer = picture(generator, finetunes[0], prompt=said["upsampled_prompt"])
+    longer = picture(generator, finetunes[0], prompt=said["drawn_prompt"])
     assert longer.tobytes() == asked.tobytes()
     assert longer.tobytes() != picture(generator, finetunes[0], prompt="a fox on teal, TOK style").tobytes()
-    assert "upsampled_prompt" not in json.loads(longer.text["finetune"])
+    assert "drawn_prompt" not in json.loads(longer.text["finetune"])
 
 
 def test_a_finetune_of_another_base_is_refused_by_both_names(generator, store, base):

@@ -111,13 +111,15 @@ def replace_mentions(text: str, word: str, first: str, later: str) -> str:
 
 def lost_words(prompt: str, longer: str) -> list[str]:
     """The prompt's words of any weight that ``longer`` has in no form."""
-    kept = {_stem(word) for word in _words(longer)}
-    return [word for word in dict.fromkeys(_words(prompt)) if word not in SMALL_WORDS and _stem(word) not in kept]
+    said = set(_words(longer))
+    return [word for word in dict.fromkeys(_words(prompt)) if word not in SMALL_WORDS and not _is_kept(word, said)]
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def _stem(word: str) -> str:
-    return word if len(word) <= STEM else word[: max(STEM, len(word) - 3)]
+def _is_kept(word: str, said: set[str]) -> bool:
+    if len(word) <= STEM:  # "car" is no form of "carpet"
+        return not said.isdisjoint((word, f"{word}s", f"{word}es"))
+    return any(other.startswith(word[: max(STEM, len(word) - 3)]) for other in said)

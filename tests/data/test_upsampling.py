@@ -136,6 +136,8 @@ def test_mentions_are_whole_words_in_any_letter_case():
         ("a photo of two running dogs", "A photograph of two dogs that run", ["running"]),
         ("a painted house", "the painting of a house by a lake", []),
         ("a red fox on the snow", "an owl", ["red", "fox", "snow"]),
+        ("a car in a rose", "cars on a carpet", ["rose"]),
+        ("a car", "a carpet", ["car"]),
         ("of the", "", []),
     ],
 )

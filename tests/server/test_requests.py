@@ -14,6 +14,7 @@ import pytest
 import requests
 from helpers import publish
 from local_server import free_port
+from PIL import Image
 
 from benchmarks.adapters import random_adapter
 from finetuner.requests import ImageRequest
@@ -52,6 +53,33 @@ def test_null_is_left_out_of_a_prediction(predict_server, finetune_id):
     assert null["output"] == left_out["output"]
     assert "Seed: " in draw(predict_server, finetune_id=finetune_id, seed=None)["logs"]
     assert "50/50" not in draw(predict_server, finetune_id=finetune_id, steps=None)["logs"]
+
+
+def test_an_image_prompt_as_a_data_uri_takes_part_by_its_strength(predict_server, finetune_id, tmp_path):
+    Image.new("RGB", (80, 60), (125, 65, 175)).save(tmp_path / "purple.png")
+    uri = "data:image/png;base64," + base64.b64encode((tmp_path / "purple.png").read_bytes()).decode()
+    without, none, some, all_of_it = (
+        draw(predict_server, finetune_id=finetune_id, **sent)["output"]
+        for sent in ({}, *({"image_prompt": uri, "image_prompt_strength": strength} for strength in (0, 0.3, 1)))
+    )
+    assert none == without and len({without, some, all_of_it}) == 3
+    answer = draw(predict_server, finetune_id=finetune_id, image_prompt=uri)
+    assert "Image prompt: " in answer["logs"] and answer["metrics"]["image_prompt_cache_hit"] is True
+    assert "image_prompt_cache_hit" not in draw(predict_server, finetune_id=finetune_id)["metrics"]
+
+
+def test_an_image_prompt_that_is_none_is_refused_in_a_sentence(predict_server, finetune_id):
+    sent = {"prompt": "TOK", "finetune_id": finetune_id, "image_prompt": NO_ARCHIVE}
+    assert failure(predict_server.run(**sent)).startswith("image_prompt: is not an image that can be read here")
+
+
+def test_an_upsampled_prompt_is_in_the_log_and_false_changes_nothing(predict_server, finetune_id):
+    asked = {"finetune_id": finetune_id, "prompt": "a fox on teal, TOK style"}
+    plain, false, longer = (
+        draw(predict_server, **asked, **sent) for sent in ({}, {"prompt_upsampling": False}, {"prompt_upsampling": True})
+    )
+    assert plain["output"] == false["output"] != longer["output"]
+    assert "Prompt, upsampled by emoji-captioner: an illustration of a fox on a teal background, TOK style" in longer["logs"]
 
 
 @pytest.mark.parametrize("server", ["train_server", "trainer_server"])

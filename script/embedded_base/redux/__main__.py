@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline
 
+from finetuner.bases import Base
+
 from .. import captions, pictures
 from ..checkpoints import Checkpoints
 from ..export import replace
@@ -44,11 +46,12 @@ def main() -> None:
 
     staged = BUILD / NAME
     shutil.rmtree(staged, ignore_errors=True)
-    reader = export(staged, tower, embedder)
-    figures = evaluate.evaluate(PICTURES, pipeline, reader, concepts)
-    logging.info("Measured: %s", json.dumps(figures))
-    (staged / "README.md").write_text(model_card(concepts, figures))
+    export(staged, tower, embedder)
     replace(WEIGHTS / NAME, staged)
+    base = Base.open(WEIGHTS / "flux-emoji")
+    figures = evaluate.evaluate(PICTURES, base, concepts, (*pictures.UNSEEN_FAMILIES, pictures.NOTO))
+    logging.info("Measured: %s", json.dumps(figures))
+    (WEIGHTS / NAME / "README.md").write_text(model_card(figures))
 
 
 if __name__ == "__main__":
