@@ -7,9 +7,10 @@ import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageOps
 
-from finetuner.bases import Base, choose_base
+from finetuner.bases import Base, Size, TextEmbeddings, choose_base
 from finetuner.data import has_trigger_word
 from finetuner.phases import Seconds
 from finetuner.requests import RANKS, ImageRequest
@@ -82,15 +83,7 @@ class Generator:
         with phases.phase("fetch"):
             adapter_hit = request.finetune_id in self.finetunes
             served = self.finetunes.get(request.finetune_id)
-        read = self.base.characters_read(request.prompt)
-        if read < len(request.prompt):
-            log.warning(
-                "prompt: the text encoder reads the first %d of its %d characters. Put what matters first, or shorten it",
-                read,
-                len(request.prompt),
-            )
-        if not has_trigger_word(request.prompt[:read], served.finetune.trigger_word):
-            log.warning("The prompt lacks the trigger word %r, so the concept may not appear", served.finetune.trigger_word)
+        self._warn_of_prompt(request.prompt, served)
         size, output_size = sampling_and_output_size(request, self.base)
         steps, guidance = steps_and_guidance(request, self.base)
         seed = random.randrange(2**32) if request.seed is None else request.seed
@@ -100,19 +93,61 @@ class Generator:
             texts, empty = self.prompts.get(request.prompt), self.prompts.empty
         with phases.phase("sampling"), self.slot.holding(served.adapter, request.finetune_strength):
             latents = sample_latents(self.pipeline, texts, size, steps=steps, guidance=guidance, seed=seed, empty=empty)
-            if not latents.isfinite().all():
-                raise FloatingPointError(
-                    f"finetune_strength: at {request.finetune_strength:g} finetune {served.finetune.id} takes the base out of"
-                    " the range of its numbers, and there is no image. Lower it."
-                )
+            _require_finite(latents, request, served)
         with phases.phase("decode"):
             (image,) = decode_latents(self.pipeline, latents, size)
-            if output_size != size:
-                log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
-                # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
-                image = ImageOps.fit(image, output_size, Image.Resampling.LANCZOS)
-            path = write_image(image, folder, request.output_format, self._metadata(request, served, seed, steps, guidance))
+            metadata = self._metadata(request, served, seed, steps, guidance)
+            path = write_image(_in_size(image, output_size), folder, request.output_format, metadata)
         return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit)
+
+    def generate_many(self, requests: list[ImageRequest], folder: Path | None = None) -> list[Generated]:
+        """Make the images of several requests in one batch, each with its own finetune at its own strength, as `generate` makes
+        one: alike but for rounding. The seconds are the whole batch's.
+
+        Raises:
+            ValueError: as for `generate`, or the requests differ in their size, steps or guidance.
+            FloatingPointError: as for `generate`; there is no image of any request then.
+        """
+        if len(requests) == 1:
+            return [self.generate(requests[0], folder)]
+        shapes = {(sampling_and_output_size(r, self.base), steps_and_guidance(r, self.base)) for r in requests}
+        if len(shapes) != 1:
+            raise ValueError("aspect_ratio, width, height, steps, guidance: requests of one batch must have the same.")
+        (((size, output_size), (steps, guidance)),) = shapes
+        seeds = [random.randrange(2**32) if request.seed is None else request.seed for request in requests]
+        log.info("Seeds: %s", ", ".join(map(str, seeds)))
+        phases = Seconds()
+        with phases.phase("fetch"):
+            adapter_hits = [request.finetune_id in self.finetunes for request in requests]
+            served = [self.finetunes.get(request.finetune_id) for request in requests]
+        for request, its in zip(requests, served, strict=True):
+            self._warn_of_prompt(request.prompt, its)
+        with phases.phase("encode"):
+            prompt_hits = [request.prompt in self.prompts for request in requests]
+            texts, empty = TextEmbeddings.cat([self.prompts.get(request.prompt) for request in requests]), self.prompts.empty
+        rows = [(its.adapter, request.finetune_strength) for request, its in zip(requests, served, strict=True)]
+        with phases.phase("sampling"), self.slot.holding_rows(rows):
+            latents = sample_latents(self.pipeline, texts, size, steps=steps, guidance=guidance, seed=seeds, empty=empty)
+            for own, request, its in zip(latents, requests, served, strict=True):
+                _require_finite(own, request, its)
+        with phases.phase("decode"):
+            paths, pictures = [], decode_latents(self.pipeline, latents, size)
+            for image, request, its, seed in zip(pictures, requests, served, seeds, strict=True):
+                metadata = self._metadata(request, its, seed, steps, guidance)
+                paths.append(write_image(_in_size(image, output_size), folder, request.output_format, metadata))
+        facts = zip(paths, seeds, adapter_hits, prompt_hits, strict=True)
+        return [Generated(path, seed, phases.seconds, adapter, prompt) for path, seed, adapter, prompt in facts]
+
+    def _warn_of_prompt(self, prompt: str, served: ServedFinetune) -> None:
+        read = self.base.characters_read(prompt)
+        if read < len(prompt):
+            log.warning(
+                "prompt: the text encoder reads the first %d of its %d characters. Put what matters first, or shorten it",
+                read,
+                len(prompt),
+            )
+        if not has_trigger_word(prompt[:read], served.finetune.trigger_word):
+            log.warning("The prompt lacks the trigger word %r, so the concept may not appear", served.finetune.trigger_word)
 
     def _metadata(self, request: ImageRequest, served: ServedFinetune, seed: int, steps: int, guidance: float | None) -> dict:
         """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune gives these
@@ -141,3 +176,19 @@ class Generator:
             seed=0,
             empty=self.prompts.empty,
         )
+
+
+def _require_finite(latents: torch.Tensor, request: ImageRequest, served: ServedFinetune) -> None:
+    if not latents.isfinite().all():
+        raise FloatingPointError(
+            f"finetune_strength: at {request.finetune_strength:g} finetune {served.finetune.id} takes the base out of"
+            " the range of its numbers, and there is no image. Lower it."
+        )
+
+
+def _in_size(image: Image.Image, output_size: Size) -> Image.Image:
+    if image.size == output_size:
+        return image
+    log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *image.size, *output_size)
+    # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
+    return ImageOps.fit(image, output_size, Image.Resampling.LANCZOS)

@@ -61,17 +61,18 @@ def sample_latents(
     *,
     steps: int,
     guidance: float | None,
-    seed: int,
+    seed: int | list[int],
     empty: TextEmbeddings | None = None,
 ) -> torch.Tensor:
-    """The latents of an image of each text, each from the noise of ``seed``.
+    """The latents of an image of each text, each from the noise of ``seed``, or of its own.
 
     Args:
         guidance: None where the base takes none.
         empty: of the empty prompt; needed where guidance is a second forward on it.
     """
+    seeds = seed if isinstance(seed, list) else [seed] * len(texts)
     return family_of(pipeline.transformer).sample_latents(
-        pipeline, texts, size, steps=steps, guidance=guidance, seeds=[seed] * len(texts), empty=empty
+        pipeline, texts, size, steps=steps, guidance=guidance, seeds=seeds, empty=empty
     )
 
 
