@@ -112,10 +112,10 @@ def projection_table() -> str:
     batch = Recipe.batch_size
     return "\n".join(
         [
-            f"**Projected, not measured**: seconds of the steps of a job on FLUX.1-dev, {STEPS} steps of {batch} images at {SIDE} px,"
-            f" by number of cards. From the FLOP of the traced step, at an assumed {FLOPS / 1e12:.0f} TFLOP/s a card, and from the"
-            f" bytes of the gradients, which a ring of N cards moves 2 (N - 1) / N times, at an assumed {links}; nothing overlaps."
-            f" A batch of {batch} has shares for no more than {batch} cards: the others idle.",
+            f"**Projected, not measured**: seconds of the steps of a job on FLUX.1-dev, {STEPS} steps of {batch} images at"
+            f" {SIDE} px, by number of cards. From the FLOP of the traced step, at an assumed {FLOPS / 1e12:.0f} TFLOP/s each,"
+            " and from the bytes of the gradients, which a ring of N cards moves 2 (N - 1) / N times, at an assumed"
+            f" {links}; nothing overlaps. A batch of {batch} has shares for no more than {batch} cards: the others idle.",
             "",
             f"| type | TFLOP an image | gradients | link | {' | '.join(f'{cards}' for cards in CARDS)} |",
             f"|---|---|---|---|{'---|' * len(CARDS)}",

@@ -20,11 +20,13 @@ STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 # area trained on keep the share. The whole report takes up to 4.6 % of a job on flux-emoji (benchmarks/RESULTS.md), where
 # steps are cheap beside it. At 1024 px a forward takes 0.23 s on an H100 (28 of them: 6.57 s, published), and a fifth more
 # with the LoRA: three prompts take 27 s.
-# All strengths of a prompt are drawn at once, and of as many prompts as a training step had images at once: without a backward
-# pass, an image takes less than a quarter of the memory that it took then.
 SAMPLING_STEPS = 8  # the finetuned pictures look as they do in 20
 STEPS_A_PROMPT = 150  # of training
 SEED = 0
+# Pictures drawn at once for each image that training had at once: all 12 where it had the batch of 4. Where every block was
+# checkpointed, three without a backward pass take 0.9 of the memory of one image in training (FLUX.2 klein 4B at 1024 px, 1.79
+# of 1.99 GiB beside the weights, by a trace as script/plan's; FLUX.1-dev: 1.37 of 3.23).
+PICTURES_AN_IMAGE = 3
 CELL = 192  # pixels: small pictures are enlarged, large ones reduced
 
 
@@ -73,16 +75,17 @@ def strength_sheet(
     texts, empty = texts.to(pipeline.device), empty.to(pipeline.device)
     guidance = base.sampling_guidance
     pipeline.vae.enable_slicing()  # decoding all of a batch at once would need more memory than training did
-    rows: list[list[Image.Image]] = []
-    for first in range(0, len(prompts), recipe.plan.micro_batch):
-        count = min(recipe.plan.micro_batch, len(prompts) - first)
-        each = torch.arange(first, first + count).repeat_interleave(len(STRENGTHS))  # a prompt's pictures side by side
-        set_strength(pipeline.transformer, torch.tensor(STRENGTHS * count, device=pipeline.device))
-        latents = sample_latents(pipeline, texts[each], size, steps=SAMPLING_STEPS, guidance=guidance, seed=SEED, empty=empty)
-        pictures = decode_latents(pipeline, latents, size)
-        rows += [pictures[start : start + len(STRENGTHS)] for start in range(0, len(pictures), len(STRENGTHS))]
+    strengths = torch.tensor(STRENGTHS, device=pipeline.device).repeat(len(prompts))
+    numbers = torch.arange(len(prompts)).repeat_interleave(len(STRENGTHS))  # of the prompts, picture by picture
+    at_once = PICTURES_AN_IMAGE * recipe.plan.micro_batch
+    pictures: list[Image.Image] = []
+    for prompt, strength in zip(numbers.split(at_once), strengths.split(at_once), strict=True):
+        set_strength(pipeline.transformer, strength)
+        latents = sample_latents(pipeline, texts[prompt], size, steps=SAMPLING_STEPS, guidance=guidance, seed=SEED, empty=empty)
+        pictures += decode_latents(pipeline, latents, size)
     set_strength(pipeline.transformer, 1.0)
-    return Sheet(prompts, rows)
+    columns = len(STRENGTHS)
+    return Sheet(prompts, [pictures[start : start + columns] for start in range(0, len(pictures), columns)])
 
 
 def labelled_grid(rows: list[list[Image.Image]], row_labels: list[str], column_labels: list[str]) -> Image.Image:
