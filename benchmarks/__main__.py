@@ -1,4 +1,4 @@
-"""Run the benchmarks and write RESULTS.md: ``script/bench [fidelity|train|predict|gpu|fleet]``. A part leaves the others alone."""
+"""Run the benchmarks and write RESULTS.md: ``script/bench [fidelity|train|predict|gpu|fleet]``, each by itself."""
 
 from __future__ import annotations
 

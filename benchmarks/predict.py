@@ -29,6 +29,7 @@ STEPS = 20
 REQUESTS = 9
 REPEATS = 40
 RANK = 32
+SIDES, BATCHES, MANY_STEPS, MANY_REPEATS = (64, 96), (1, 2, 4, 8), 8, 5
 PROMPT = "a fox, TOK style"
 # The counter does not know the in-place operation by itself.
 IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
@@ -43,6 +44,7 @@ def run() -> str:
         finetunes = [publish(store, base, seed) for seed in (1, 2)]
         generator, bare = Generator(base, store), base.load_pipeline()
         bare.set_progress_bar_config(disable=True)
+        batches = many_rows(generator, finetunes)
         rows = [
             *requests(generator, bare, finetunes[0]),
             *inputs(generator, finetunes[0]),
@@ -60,6 +62,13 @@ def run() -> str:
             "| | ratio | target |",
             "|---|---|---|",
             *lines,
+            "",
+            f"Several requests in one batch, each with its own finetune (two in turn) at its own strength, to the same one after the"
+            f" other: {MANY_STEPS} steps, medians over {MANY_REPEATS} repeats in turns (in brackets the smallest and largest).",
+            "",
+            f"| side | {' | '.join(f'{count} in a batch' for count in BATCHES)} |",
+            f"|---|{'---|' * len(BATCHES)}",
+            *batches,
             "",
         ]
     )
@@ -134,6 +143,41 @@ def inputs(generator: Generator, finetune_id: str) -> list[tuple[str, float, str
         ("with prompt_upsampling", ratio(upsampled, plain), ""),
         ("with prompt_upsampling of a prompt that came before", ratio(again, plain), ""),
     ]
+
+
+def many_rows(generator: Generator, finetunes: list[str]) -> list[str]:
+    rows = []
+    for side in SIDES:
+        cells = []
+        for count in BATCHES:
+            wanted = [
+                ImageRequest(
+                    PROMPT,
+                    finetunes[number % 2],
+                    finetune_strength=1 + number / 10,
+                    aspect_ratio="custom",
+                    width=side,
+                    height=side,
+                    steps=MANY_STEPS,
+                    seed=number,
+                    output_format="png",
+                )
+                for number in range(count)
+            ]
+
+            def at_once(wanted: list[ImageRequest] = wanted) -> None:
+                for made in generator.generate_many(wanted):
+                    made.path.unlink()
+
+            def in_turn(wanted: list[ImageRequest] = wanted) -> None:
+                for request in wanted:
+                    generator.generate(request).path.unlink()
+
+            together, alone = interleaved(MANY_REPEATS, at_once, in_turn)
+            ratios = [a / b for a, b in zip(together, alone, strict=True)]
+            cells.append(f"{ratio(together, alone):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        rows.append(f"| {side} px | {' | '.join(cells)} |")
+    return rows
 
 
 def steps(generator: Generator, bare: FluxPipeline, finetunes: list[str]) -> list[tuple[str, float, str]]:

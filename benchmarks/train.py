@@ -15,23 +15,21 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
+from benchmarks.examples import ARCHIVE, RANK, REPEATS, STEPS, examples_dataset, seconds_of, temporary_checkpoint
+from benchmarks.ranks import overhead_rows, projection_table
 from finetuner import finetune as job
-from finetuner.bases import choose_base, target_names
-from finetuner.data import complete_captions, open_archive
-from finetuner.paths import ROOT
+from finetuner.bases import target_names
+from finetuner.report import sheet
 from finetuner.requests import FinetuneRequest
-from finetuner.training import Checkpoint, adapter, delta, encode_dataset, recipe_for
+from finetuner.serving import decode_latents, native_size, sample_latents
+from finetuner.training import adapter, delta, recipe_for
 from finetuner.training.dataset import Bucket, Dataset
 from finetuner.training.extract import extract_lora
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer
 from finetuner.training.trainer import accumulate_gradients, draw_batch, train
 
-ARCHIVE = ROOT / "examples" / "line-icons.zip"
-REPEATS = 7
-STEPS = 12  # of a repeat
 MANY, FEW = 2000, 10  # images
 DELTA_STEPS = 25  # of a full fine-tune, for matrices to take apart
-RANK = 32
 FLUX_SHAPE = (3072, 3072)  # FLUX.1-dev's attention
 
 
@@ -49,28 +47,16 @@ of rank {RANK}, 64 px, batch 4.
 | a step of `trainer.train` to a bare step (same adapted transformer, fixed tensors: forward, backward, AdamW) | {bare:.3f} {bare_spread} | 1.10 |
 | a step with {MANY:,} images to one with {FEW} | {many:.3f} {many_spread} | 1.02 |
 | a bare step with our LoRA linears and fused AdamW to one with peft's and AdamW | {linear:.3f} {linear_spread} | 1.00 |
+{overhead_rows()}
+{sheet_row()}
 {job_rows()}
+
+{projection_table()}
 
 {extraction_table()}
 
 None of this is a GPU's figure: there, drawing a batch on the CPU runs beside the step, and copying it over is new.
 """
-
-
-def examples_dataset() -> tuple:
-    """The base, a LoRA's recipe and the example archive's training data."""
-    base = choose_base()
-    request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="lora", lora_rank=RANK, priority="speed")
-    examples = complete_captions(open_archive(ARCHIVE), {}, request, base)
-    recipe = replace(recipe_for(request, base), steps=STEPS, seed=1)
-    dataset, _ = encode_dataset(examples, [], base, recipe)
-    return base, recipe, dataset
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def interleaved(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, str]:
@@ -154,6 +140,30 @@ def many_to_few() -> tuple[float, str]:
     return interleaved(training_on(of(MANY)), training_on(of(FEW)))
 
 
+def sheet_row() -> str:
+    """The report's strength sheet, as many prompts as 300 steps pay for."""
+    base, recipe, _ = examples_dataset()
+    transformer = base.load_transformer(recipe.plan.base_precision)
+    adapter.add_adapter(transformer, recipe.rank, recipe.seed)
+    pipeline = base.load_pipeline_around(transformer)
+    prompts = sheet.sheet_prompts(FinetuneRequest(ARCHIVE, mode="style"))
+    texts = base.family.encode_texts(base.load_text_encoders(), ["", *prompts], base.max_sequence_length)
+    size = native_size(1.0, min(base.sampling_side, *recipe.resolutions), base.size_multiple)
+
+    def at_once() -> None:
+        sheet.strength_sheet(pipeline, base, recipe, prompts, texts[1:], texts[:1])
+
+    @torch.no_grad()
+    def in_turn() -> None:
+        for strength in sheet.STRENGTHS:
+            adapter.set_strength(transformer, strength)
+            drawn = {"steps": sheet.SAMPLING_STEPS, "guidance": base.sampling_guidance, "seed": sheet.SEED, "empty": texts[:1]}
+            decode_latents(pipeline, sample_latents(pipeline, texts[1:], size, **drawn), size)
+
+    ratio, spread = interleaved(at_once, in_turn)
+    return f"| the strength sheet of {len(prompts)} prompts, all strengths at once, to one strength after another | {ratio:.3f} {spread} | 1.00 |"
+
+
 def job_rows() -> str:
     """Whole jobs at the documented 300 steps, the cheapest steps there are (the share of the rest is largest with them)."""
     lines = []
@@ -213,12 +223,6 @@ def decaying() -> dict[str, torch.Tensor]:
     scale = torch.arange(1, 513).float().rsqrt()
     low = (torch.randn(rows, 512, generator=generator) * scale) @ torch.randn(512, columns, generator=generator)
     return {"attention": low / 512 + 1e-3 * torch.randn(rows, columns, generator=generator)}
-
-
-@contextmanager
-def temporary_checkpoint():
-    with tempfile.TemporaryDirectory() as folder, Checkpoint(Path(folder) / "job") as checkpoint:
-        yield checkpoint
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import helpers
+import numpy as np
 import pytest
 import torch
 from helpers import publish
@@ -325,3 +326,41 @@ def test_a_picture_comes_with_its_seed_the_seconds_of_each_phase_and_a_bar(gener
 def test_an_image_goes_into_the_folder_that_is_named(generator, finetunes, tmp_path):
     made = generator.generate(request(finetunes[0], steps=1), tmp_path)
     assert list(tmp_path.iterdir()) == [made.path]
+
+
+def test_requests_of_one_batch_are_drawn_each_with_its_own_finetune_strength_prompt_and_seed(generator, finetunes, tmp_path):
+    requests = [
+        request(finetunes[0], finetune_strength=0.0, seed=1),
+        request(finetunes[0], finetune_strength=0.7, seed=2, output_format="jpg"),
+        request(finetunes[1], finetune_strength=1.3, prompt="a house, TOK style"),
+    ]
+    alone = [generator.generate(one, tmp_path) for one in requests]
+    together = generator.generate_many(requests, tmp_path)
+    for single, batched in zip(alone, together, strict=True):
+        assert batched.seed == single.seed and batched.path.suffix == single.path.suffix and batched.adapter_hit
+        difference = np.array(Image.open(single.path), dtype=int) - np.array(Image.open(batched.path), dtype=int)
+        assert abs(difference).max() <= 2  # a batch rounds otherwise
+    texts = [json.loads(Image.open(batched.path).text["finetune"]) for batched in (together[0], together[2])]
+    assert "finetune_id" not in texts[0] and texts[1]["finetune_id"] == finetunes[1] and texts[1]["seed"] == 5
+    again = generator.generate(requests[2], tmp_path)
+    assert again.path.read_bytes() == alone[2].path.read_bytes()
+
+
+def test_a_batch_of_one_request_is_that_request(generator, finetunes, tmp_path):
+    (only,) = generator.generate_many([request(finetunes[0])], tmp_path)
+    assert only.path.read_bytes() == make(generator, finetunes[0])
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 3}, {"aspect_ratio": "16:9"}, {"guidance": 2.0}], ids=lambda change: next(iter(change))
+)
+def test_requests_that_do_not_fit_into_one_batch_are_refused(generator, finetunes, change):
+    with pytest.raises(ValueError, match="must have the same"):
+        generator.generate_many([request(finetunes[0]), request(finetunes[0], **change)])
+
+
+def test_one_finetune_that_takes_the_base_out_of_range_fails_its_batch_by_name(generator, store, base, finetunes):
+    weights = {name: 1e30 * tensor for name, tensor in random_adapter(base.load_transformer(), 4).items()}
+    damaged = publish(store, base, weights, rank=4)
+    with pytest.raises(FloatingPointError, match=damaged):
+        generator.generate_many([request(finetunes[0]), request(damaged)])

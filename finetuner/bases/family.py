@@ -34,6 +34,12 @@ class TextEmbeddings:
     def __len__(self) -> int:
         return len(self.embeds)
 
+    @classmethod
+    def cat(cls, parts: list[TextEmbeddings]) -> TextEmbeddings:
+        """All of the parts' prompts, of one length."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return cls(torch.cat([part.embeds for part in parts]), torch.cat(pooled) if pooled else None)
+
     def __getitem__(self, rows: slice | torch.Tensor) -> TextEmbeddings:
         return TextEmbeddings(self.embeds[rows], None if self.pooled is None else self.pooled[rows])
 

@@ -61,25 +61,26 @@ def sample_latents(
     *,
     steps: int,
     guidance: float | None,
-    seed: int,
+    seed: int | list[int],
     empty: TextEmbeddings | None = None,
     image_prompt: ImagePrompt | None = None,
     image_prompt_strength: float = 1.0,
 ) -> torch.Tensor:
-    """The latents of an image of each text, each from the noise of ``seed``.
+    """The latents of an image of each text, each from the noise of ``seed``, or of its own.
 
     Args:
         guidance: None where the base takes none.
         empty: of the empty prompt; needed where guidance is a second forward on it.
         image_prompt_strength: at 0 the image prompt is left out.
     """
+    seeds = seed if isinstance(seed, list) else [seed] * len(texts)
     return family_of(pipeline.transformer).sample_latents(
         pipeline,
         texts,
         size,
         steps=steps,
         guidance=guidance,
-        seeds=[seed] * len(texts),
+        seeds=seeds,
         empty=empty,
         image_prompt=image_prompt if image_prompt_strength else None,
         image_prompt_strength=image_prompt_strength,

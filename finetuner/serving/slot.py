@@ -1,13 +1,14 @@
 """The place for one adapter in the base that serves all of them, made once; finetunes are copied in and out of it.
 
 Every linear that a LoRA can change computes W x + b + B A x, where B carries the strength. Nothing is merged, so that no
-strength leaves a trace in W, and nothing is added, removed or branched on, so that nothing is compiled again.
+strength leaves a trace in W, and nothing is added, removed or branched on, so that nothing is compiled again. In a batch every
+row may have an adapter and a strength of its own, as Punica (Chen et al. 2023) gives it to the requests of a language model.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -32,17 +33,26 @@ class PackedAdapter:
 
 
 class SlotLinear(nn.Module):
-    """A linear of the base, with its share of the slot: W x + b + B A x."""
+    """A linear of the base, with its share of the slot: W x + b + B A x.
+
+    A [rank, in] and s B^T [rank, out] are the whole batch's, or each row's own: [rows, rank, in] and [rows, rank, out].
+    """
 
     def __init__(self, linear: nn.Linear, a: torch.Tensor, b: torch.Tensor):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        self.a = nn.Parameter(a, requires_grad=False)  # [rank, in]
-        self.b = nn.Parameter(b, requires_grad=False)  # [rank, out]: s B^T
+        self.put(a, b)
+
+    def put(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        self.a, self.b = nn.Parameter(a, requires_grad=False), nn.Parameter(b, requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.linear(x, self.weight, self.bias)
         # In place: rounds once in bfloat16, and of a zero B^T it leaves y bit for bit as it is.
+        if self.a.ndim == 3:  # an x of [rows, in], as modulation takes it, has no axis of tokens
+            rows, _, inputs = self.a.shape
+            y.view(rows, -1, y.shape[-1]).baddbmm_(torch.bmm(x.reshape(rows, -1, inputs), self.a.mT), self.b)
+            return y
         y.flatten(0, -2).addmm_(F.linear(x, self.a).flatten(0, -2), self.b)
         return y
 
@@ -65,9 +75,10 @@ class Slot:
         self.outputs = [linear.out_features for linear in self.linears.values()]
         weight = next(iter(self.linears.values())).weight
         self.a, self.b = weight.new_zeros(rank, sum(self.inputs)), weight.new_zeros(rank, sum(self.outputs))
-        places = zip(self.a.split(self.inputs, dim=1), self.b.split(self.outputs, dim=1), strict=True)
-        for (name, linear), (a, b) in zip(self.linears.items(), places, strict=True):
-            transformer.set_submodule(name, SlotLinear(linear, a, b))
+        self.places: list[SlotLinear] = []
+        for (name, linear), a, b in zip(self.linears.items(), *self._shares(self.a, self.b), strict=True):
+            self.places.append(SlotLinear(linear, a, b))
+            transformer.set_submodule(name, self.places[-1])
 
     def pack(self, weights: dict[str, torch.Tensor]) -> PackedAdapter:
         """Lay out what `loras.load_lora` gives. Targets that the LoRA leaves out stay as the base has them.
@@ -127,6 +138,29 @@ class Slot:
             self.clear()
             raise
 
+    @contextmanager
+    @torch.no_grad()
+    def holding_rows(self, rows: list[tuple[PackedAdapter, float]]) -> Iterator[None]:
+        """With an adapter at a strength for each row of the batch, which must have as many. What the slot holds otherwise is
+        back in it after."""
+        a, b = (side.new_zeros(len(rows), *side.shape) for side in (self.a, self.b))
+        for (adapter, strength), own_a, own_b in zip(rows, a, b, strict=True):
+            if strength != 0:  # as in `load`
+                _fill_a(own_a, adapter)
+                _fill_b(own_b, adapter, strength)
+        try:
+            self._put(a, b)
+            yield
+        finally:
+            self._put(self.a, self.b)
+
+    def _put(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        for place, own_a, own_b in zip(self.places, *self._shares(a, b), strict=True):
+            place.put(own_a, own_b)
+
+    def _shares(self, a: torch.Tensor, b: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        return a.split(self.inputs, dim=-1), b.split(self.outputs, dim=-1)
+
     @torch.no_grad()
     def load(self, adapter: PackedAdapter, strength: float) -> None:
         """Put an adapter in, at a strength. At 0 there is nothing to put in, not even what is infinite in a damaged LoRA."""
@@ -134,9 +168,9 @@ class Slot:
             return self.clear()
         held, self.loaded = self.loaded, None  # until all of it is in: a half-filled slot must not pass for any finetune
         if held is None or held[0] is not adapter:
-            _fill(self.a, adapter.a.to(self.a.device, non_blocking=True))
+            _fill_a(self.a, adapter)
         if held != (adapter, strength):
-            _fill(self.b, strength * adapter.b.to(self.b.device, non_blocking=True).float())  # float32: s B is rounded once
+            _fill_b(self.b, adapter, strength)
         self.loaded = (adapter, strength)
 
     @torch.no_grad()
@@ -144,6 +178,14 @@ class Slot:
         self.loaded = None
         self.a.zero_()
         self.b.zero_()
+
+
+def _fill_a(place: torch.Tensor, adapter: PackedAdapter) -> None:
+    _fill(place, adapter.a.to(place.device, non_blocking=True))
+
+
+def _fill_b(place: torch.Tensor, adapter: PackedAdapter, strength: float) -> None:
+    _fill(place, strength * adapter.b.to(place.device, non_blocking=True).float())  # float32: s B is rounded once
 
 
 def _fill(place: torch.Tensor, rows: torch.Tensor) -> None:

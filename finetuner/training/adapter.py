@@ -27,7 +27,7 @@ class LoraLinear(nn.Module):
     def __init__(self, base_layer: nn.Module, rank: int):
         super().__init__()
         self.base_layer = base_layer
-        self.strength = 1.0
+        self.strength: float | torch.Tensor = 1.0
         place = {"device": base_layer.weight.device, "dtype": torch.float32}
         self.lora_A = nn.Parameter(torch.empty(rank, base_layer.in_features, **place))
         self.lora_B = nn.Parameter(torch.zeros(base_layer.out_features, rank, **place))
@@ -35,9 +35,13 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.base_layer(x)
-        down = F.linear(x, self.lora_A.to(x.dtype)).flatten(0, -2)
+        down = F.linear(x, self.lora_A.to(x.dtype))
+        alpha = self.strength
+        if isinstance(alpha, torch.Tensor):
+            down, alpha = down * alpha.to(x.dtype)[:, None, None], 1.0
+        down = down.flatten(0, -2)
         # One product with y as its addend rounds once in bfloat16, and leaves y bit for bit as it is where B or s is zero.
-        return torch.addmm(y.flatten(0, -2), down, self.lora_B.to(x.dtype).T, alpha=self.strength).view_as(y)
+        return torch.addmm(y.flatten(0, -2), down, self.lora_B.to(x.dtype).T, alpha=alpha).view_as(y)
 
 
 def add_adapter(transformer: nn.Module, rank: int, seed: int, names: Iterable[str] | None = None) -> None:
@@ -64,8 +68,8 @@ def trainable_weights(transformer: nn.Module) -> dict[str, nn.Parameter]:
     return weights
 
 
-def set_strength(transformer: nn.Module, strength: float) -> None:
-    """Scale the adapter's change by ``strength``."""
+def set_strength(transformer: nn.Module, strength: float | torch.Tensor) -> None:
+    """Scale the adapter's change by ``strength``, one for all or one for each row of a batch, [B]."""
     for layer in lora_layers(transformer).values():
         layer.strength = strength
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,7 +29,16 @@ class RanksCheckpoint(Checkpoint):
 
 
 def main() -> None:
-    job, rank, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    try:
+        train_along(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(
+            f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        )  # rank 0 gives the last line as the reason
+
+
+def train_along(job: Path, rank: int, port: int) -> None:
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)

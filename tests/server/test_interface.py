@@ -111,7 +111,7 @@ def test_an_image_prompt_on_the_server_is_not_read(predict_server, path):
 
 def test_an_image_prompt_as_a_damaged_data_uri_is_named(predict_server):
     error = failure_of(predict_server.run(**PREDICTION, image_prompt="data:image/png;base64"))
-    assert "image_prompt: the data: URI has no comma. Send data:image/png;base64," in error
+    assert "image_prompt: the data: URI has no comma. Send data:TYPE;base64," in error
 
 
 @pytest.mark.parametrize("field", ["prompt", "finetune_id"])

@@ -8,6 +8,7 @@ from benchmarks.adapters import random_adapter
 from finetuner.bases import TextEmbeddings, block_linears, flux1, target_names
 from finetuner.serving.slot import Slot
 from finetuner.training.dataset import Batch
+from finetuner.training.flow import predict_velocity
 
 
 def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
@@ -133,3 +134,56 @@ def test_weights_that_do_not_fit_are_refused(transformer):
         slot.pack(fitting | {name: torch.zeros(4, 1)})
     with pytest.raises(ValueError, match=f"{name.replace('lora_A', 'lora_B')} is missing"):
         slot.pack({name: fitting[name]})
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-5)])
+def test_each_row_of_a_batch_has_an_adapter_and_a_strength_of_its_own(transformer, batch, dtype, rounding):
+    transformer.to(dtype)
+    batch = in_dtype(batch, dtype)
+    slot = Slot(transformer, rank=8)
+    first, second = (slot.pack(random_adapter_of_slot(slot, rank, seed=rank)) for rank in (4, 8))
+    rows = [(first, 0.6), (second, 1.4)]
+    alone = []
+    for row, (adapter, strength) in enumerate(rows):
+        slot.load(adapter, strength)
+        alone.append(velocity(transformer, batch)[row])
+    slot.load(first, 1.0)
+    held = velocity(transformer, batch)
+    with slot.holding_rows(rows):
+        together = velocity(transformer, batch)
+    assert torch.equal(velocity(transformer, batch), held)
+    for own, wanted, other in zip(together, alone, held, strict=True):
+        assert (own - wanted).abs().max() < rounding * wanted.abs().max() < (own - other).abs().max()
+
+
+def random_adapter_of_slot(slot: Slot, rank: int, seed: int) -> dict[str, torch.Tensor]:
+    """Of every linear that the slot has room for, modulation included, whose input has no axis of tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, linear in slot.linears.items():
+        weights[f"{name}.lora_A.weight"] = torch.randn(rank, linear.in_features, generator=generator) / 10
+        weights[f"{name}.lora_B.weight"] = torch.randn(linear.out_features, rank, generator=generator) / 10
+    return weights
+
+
+def test_a_row_at_strength_zero_is_the_base_bit_for_bit_and_equal_rows_are_equal(transformer, batch):
+    before = velocity(transformer, batch)
+    slot = Slot(transformer, rank=8)
+    adapter = slot.pack(random_adapter_of_slot(slot, 8, seed=0))
+    damaged = slot.pack({name: torch.full_like(t, torch.nan) for name, t in random_adapter_of_slot(slot, 8, seed=0).items()})
+    with slot.holding_rows([(damaged, 0.0), (adapter, 1.0)]):
+        after = velocity(transformer, batch)
+    assert torch.equal(after[0], before[0]) and not torch.equal(after[1], before[1])
+    twins = batch[torch.tensor([1, 1])]
+    with slot.holding_rows([(adapter, 1.0), (adapter, 1.0)]), torch.no_grad():
+        first, second = predict_velocity(transformer, twins.latents, torch.tensor([0.5, 0.5]), twins, guidance=1.0)
+    assert (first - second).abs().max() <= 1e-6 * first.abs().max()
+
+
+def test_an_error_with_rows_in_the_slot_gives_it_back(transformer, batch):
+    slot = Slot(transformer, rank=8)
+    slot.load(slot.pack(random_adapter_of_slot(slot, 8, seed=0)), 1.0)
+    held = velocity(transformer, batch)
+    with pytest.raises(KeyboardInterrupt), slot.holding_rows([(slot.loaded[0], 0.2)] * 2):
+        raise KeyboardInterrupt
+    assert torch.equal(velocity(transformer, batch), held)

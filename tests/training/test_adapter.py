@@ -61,3 +61,18 @@ def test_a_saved_adapter_loads_in_plain_diffusers_and_computes_the_same(transfor
     pipeline = family.PIPELINE(**parts, transformer=plain)
     pipeline.load_lora_weights(tmp_path)
     assert torch.equal(velocity(plain, batch), velocity(transformer, batch))
+
+
+def test_each_row_of_a_batch_may_have_a_strength_of_its_own(transformer, batch):
+    base = velocity(transformer, batch)
+    adapter.add_adapter(transformer, 4, seed=0)
+    for parameter in adapter.trainable_weights(transformer).values():
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+    alone = []
+    for row, strength in enumerate((0.0, 1.5)):
+        adapter.set_strength(transformer, strength)
+        alone.append(velocity(transformer, batch)[row])
+    adapter.set_strength(transformer, torch.tensor([0.0, 1.5]))
+    first, second = velocity(transformer, batch)
+    assert torch.equal(first, base[0]) and not torch.equal(second, base[1])
+    torch.testing.assert_close(second, alone[1])
