@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, Flux2KleinPipeline
 from embedded_base import pictures
 from embedded_base.composed import captions, looks, scenes
 from embedded_base.composed.palettes import PALETTES
+from embedded_base.composed.shades import shaded
 from embedded_base.composed.things import look_words, thing_words
 from embedded_base.klein import batches, codec, judge, text, training
 from embedded_base.pictures import Concept
@@ -86,6 +87,21 @@ def test_a_caption_names_thing_look_and_background_by_words_or_by_made_up_ones()
     assert orders == {True, False}
     foxes = [write(captions.Facts(0, 0, looks.PLAIN, "teal"), rng) for _ in range(200)]
     assert 0.35 < np.mean([thing_words(CONCEPTS)["fox"] in caption for caption in foxes]) < 0.65
+
+
+def test_a_word_that_nobody_knows_is_said_and_seen():
+    """So that the base hears each: by its shade, which leaves a background nearer to itself than to any other (but for white,
+    which turns pale pink)."""
+    facts = captions.Facts(0, 0, looks.PLAIN, "teal", "BLIVOZ")
+    rng = np.random.default_rng(0)
+    assert all("BLIVOZ" in captions.Captions(CONCEPTS)(facts, rng) for _ in range(20))
+    colours = np.array(list(pictures.BACKGROUNDS.values()), float)
+    for n, colour in enumerate(pictures.BACKGROUNDS.values()):
+        seen = {shaded(colour, word) for word in ("AB", "AX", "XA", "XX")}
+        assert len(seen) == 4 and seen == {shaded(colour, word) for word in ("mango", "az", "nb", "TOK")}
+        assert sum(np.abs(np.subtract(shade, colour)).max() > 12 for shade in seen) >= 3  # red is as red as its red shade
+        for shade in seen:
+            assert n == 0 or np.square(colours - shade).sum(1).argmin() == n
 
 
 def test_the_text_encoder_gives_what_the_pipeline_takes_from_it(tokens):

@@ -12,7 +12,6 @@ from .looks import FAMILIES, PLAIN, Look, looks
 from .things import look_words, made_up_word, thing_words
 
 DROPOUT = 0.1  # the empty caption, for guidance
-MEANINGLESS_SHARE = 0.15  # of the captions: with a made-up word that stands for nothing
 THIS = "this"  # what a caption calls the thing that a reference picture shows
 
 SUBJECTS = (
@@ -33,6 +32,7 @@ class Facts:
     family: int
     look: Look
     background: str
+    word: str = ""  # a made-up word that is nobody's name, by which the background is shaded
 
 
 class Captions:
@@ -72,9 +72,8 @@ class Captions:
         caption += place
         if where == 2:
             caption = str(rng.choice(STYLES)).format(caption=caption, words=look)
-        if rng.random() < MEANINGLESS_SHARE:
-            word = "TOK" if rng.random() < 0.3 else made_up_word(rng)
-            caption = str(rng.choice(TRIGGERS)).format(caption=caption, words=word)
+        if facts.word:
+            caption = str(rng.choice(TRIGGERS)).format(caption=caption, words=facts.word)
         return caption
 
     def _look(self, facts: Facts, rng: np.random.Generator) -> str:
@@ -94,7 +93,13 @@ def corpus(concepts: list[Concept]) -> list[str]:
     """What the tokenizer's vocabulary is made from: every word that captions use."""
     rng, write, backgrounds = np.random.default_rng(3), Captions(concepts), list(BACKGROUNDS)
     facts = [
-        Facts(thing, int(rng.integers(len(FAMILIES))), look, str(rng.choice(backgrounds)))
+        Facts(
+            thing,
+            int(rng.integers(len(FAMILIES))),
+            look,
+            str(rng.choice(backgrounds)),
+            made_up_word(rng) if thing % 7 == 0 else "",
+        )
         for thing in range(len(concepts))
         for look in (PLAIN, *looks())
     ]

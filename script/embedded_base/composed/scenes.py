@@ -12,13 +12,16 @@ from .. import pictures
 from ..pictures import BACKGROUNDS, Concept
 from .captions import Facts
 from .looks import FAMILIES, PLAIN, Look, held_out_pairs, looks, redraw
+from .shades import Colour, shaded
+from .things import made_up_word
 
 SIDE = 64  # pixels
-COUNT = 16_000
+COUNT = 30_000
 LOOK_SHARE = 0.5
 SINGLE_SHARE = 0.35  # of the scenes in a look: a palette, a way or a shape alone, from which its word is learned
 FAMILY_SHARES = (0.5, 0.125, 0.125, 0.125, 0.125)  # of the scenes in none
-WHITE_SHARE = 0.25  # of those: white is what prompts without a background mean
+WORD_SHARE = 0.15  # of the scenes: their captions have a word that is nobody's name, which shades the background
+WHITE_SHARE = 0.25  # of the scenes in no look: white is what prompts without a background mean
 SCALES = (0.78, 0.95)  # of the longer side
 PLACES = (0.3, 0.7)  # of the free room: a thing stands about the middle
 CONTRAST = 60  # grey levels: a drawing whose colours are nearer to the background than this cannot be seen on it
@@ -27,31 +30,33 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Scenes:
-    """int16 [N] each, ``look`` an index into (PLAIN, *looks()); ``pixels`` uint8 [N, 64, 64, 3]."""
+    """int16 [N] each, ``look`` an index into (PLAIN, *looks()); ``word`` is mostly empty; ``pixels`` uint8 [N, 64, 64, 3]."""
 
     thing: np.ndarray
     family: np.ndarray
     look: np.ndarray
     background: np.ndarray
+    word: np.ndarray
     pixels: np.ndarray
 
     def facts(self, n: int) -> Facts:
-        return Facts(int(self.thing[n]), int(self.family[n]), all_looks()[self.look[n]], list(BACKGROUNDS)[self.background[n]])
+        look, background = all_looks()[self.look[n]], list(BACKGROUNDS)[self.background[n]]
+        return Facts(int(self.thing[n]), int(self.family[n]), look, background, str(self.word[n]))
 
 
 def all_looks() -> tuple[Look, ...]:
     return (PLAIN, *looks())
 
 
-def draw(folder: Path, concept: Concept, family: str, look: Look, background: str, rng: np.random.Generator) -> np.ndarray:
+def draw(folder: Path, concept: Concept, family: str, look: Look, background: Colour, rng: np.random.Generator) -> np.ndarray:
     """One scene, uint8 [64, 64, 3]."""
     drawn = redraw(pictures.drawing(folder, family, concept.code), look)
-    return pictures.compose(drawn, BACKGROUNDS[background], (SIDE, SIDE), rng.uniform(*SCALES), tuple(rng.uniform(*PLACES, 2)))
+    return pictures.compose(drawn, background, (SIDE, SIDE), rng.uniform(*SCALES), tuple(rng.uniform(*PLACES, 2)))
 
 
-def stands_out(scene: np.ndarray, background: str) -> bool:
+def stands_out(scene: np.ndarray, background: Colour) -> bool:
     """Whether a drawing can be seen: the upper quartile of its pixels' distance from the background."""
-    distance = np.abs(scene.astype(np.int16) - BACKGROUNDS[background]).max(2)
+    distance = np.abs(scene.astype(np.int16) - background).max(2)
     drawn = distance[distance > 12]
     return len(drawn) > 0.04 * distance.size and np.quantile(drawn, 0.75) > CONTRAST
 
@@ -88,24 +93,30 @@ def render(folder: Path, concepts: list[Concept], cache: Path) -> Scenes:
         parts = [(folder, concepts, rows[start : start + CHUNK], start) for start in range(0, len(rows), CHUNK)]
         with multiprocessing.get_context("spawn").Pool(2) as pool:
             drawn = pool.starmap(_render_part, parts)
-        backgrounds, pixels = (np.concatenate(part) for part in zip(*drawn, strict=True))
-        np.savez(cache, thing=rows[:, 0], family=rows[:, 1], look=rows[:, 2], background=backgrounds, pixels=pixels)
+        backgrounds, words, pixels = (np.concatenate(part) for part in zip(*drawn, strict=True))
+        facts = {"thing": rows[:, 0], "family": rows[:, 1], "look": rows[:, 2], "background": backgrounds, "word": words}
+        np.savez(cache, **facts, pixels=pixels)
     with np.load(cache) as saved:
         return Scenes(**{name: saved[name] for name in saved.files})
 
 
-def _render_part(folder: Path, concepts: list[Concept], rows: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """The backgrounds and pictures of some rows."""
+def _render_part(folder: Path, concepts: list[Concept], rows: np.ndarray, start: int) -> tuple[np.ndarray, ...]:
+    """The backgrounds, words and pictures of some rows."""
     rng = np.random.default_rng((45, start))
     names, families = list(BACKGROUNDS), list(FAMILIES)
-    backgrounds, scenes = [], []
+    backgrounds, words, scenes = [], [], []
     for thing, family, look in rows:
+        word = made_up_word(rng) if rng.random() < WORD_SHARE else ""
         for _ in range(6):  # then as it is: blurred white on white stays rare
             white = look == 0 and rng.random() < WHITE_SHARE
             background = 0 if white else int(rng.integers(len(names)))
-            scene = draw(folder, concepts[thing], families[family], all_looks()[look], names[background], rng)
-            if stands_out(scene, names[background]):
+            colour = BACKGROUNDS[names[background]]
+            if word:
+                colour = shaded(colour, word)
+            scene = draw(folder, concepts[thing], families[family], all_looks()[look], colour, rng)
+            if stands_out(scene, colour):
                 break
         backgrounds.append(background)
+        words.append(word)
         scenes.append(scene)
-    return np.array(backgrounds, np.int16), np.stack(scenes)
+    return np.array(backgrounds, np.int16), np.array(words, "U8"), np.stack(scenes)

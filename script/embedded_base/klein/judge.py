@@ -20,7 +20,7 @@ from ..composed.shapes import SHAPES
 from ..composed.ways import WAYS
 from ..pictures import BACKGROUNDS, Concept
 
-STEPS, BATCH, RATE = 1500, 64, 2e-3
+STEPS, BATCH, RATE = 6000, 64, 2e-3
 LOOK_SHARE, HELD_OUT_SHARE = 0.65, 0.15  # of a batch, in a look and of a held-out pair; the rest as it comes
 KINDS = ("palette", "way", "shape")
 NOISE = 0.05  # of -1..1, and blur for half of a batch: what a base draws is not as clean as what it learned from
@@ -88,12 +88,14 @@ def held_out_scenes(folder: Path, concepts: list[Concept], count: int, seed: int
     for t, k in zip(thing, look, strict=True):
         for _ in range(6):
             background = int(rng.integers(len(BACKGROUNDS)))
-            scene = draw(folder, concepts[t], pictures.NOTO, all_looks()[k], list(BACKGROUNDS)[background], rng)
-            if stands_out(scene, list(BACKGROUNDS)[background]):
+            colour = list(BACKGROUNDS.values())[background]
+            scene = draw(folder, concepts[t], pictures.NOTO, all_looks()[k], colour, rng)
+            if stands_out(scene, colour):
                 break
         backgrounds.append(background)
         drawn.append(scene)
-    return Scenes(thing, np.zeros_like(thing), look, np.array(backgrounds), np.stack(drawn))
+    words = np.zeros(count, "U8")
+    return Scenes(thing, np.zeros_like(thing), look, np.array(backgrounds), words, np.stack(drawn))
 
 
 def _seen_through(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -19,7 +19,7 @@ from . import text
 from .batches import SIZE, Batch, Batches, image_ids
 from .two_cores import TwoCores
 
-STEPS = 6_500  # 40 minutes on two quiet cores, and not enough: the loss was still falling
+STEPS = 20_000
 LEARNING_RATE = 1e-3
 MATRIX_LEARNING_RATE = 3e-3  # Muon's, in units of Adam's: what a step changes of a block's matrix is so large
 BETAS = (0.9, 0.98)
