@@ -124,6 +124,8 @@ class Predictor(BaseRunner):
             current_scope().record_metric(f"{phase}_seconds", seconds)
         current_scope().record_metric("adapter_cache_hit", made.adapter_hit)
         current_scope().record_metric("prompt_cache_hit", made.prompt_hit)
+        if made.safety_score is not None:
+            current_scope().record_metric("safety_score", made.safety_score)
         return Path(made.path)
 
     def delete_previous_image(self) -> None:

@@ -21,7 +21,11 @@ from finetuner.serving import (
     adapter_cache_bytes,
     compile_wanted,
     decode_latents,
+    load_safety_checker,
     native_size,
+    raw_look,
+    require_raw,
+    safety_wanted,
     sample_latents,
     sampling_and_output_size,
     steps_and_guidance,
@@ -38,22 +42,25 @@ class Generated:
 
     path: Path
     seed: int
-    seconds: dict[str, float]  # by phase: fetch, encode, sampling, decode
+    seconds: dict[str, float]  # by phase: fetch, encode, sampling, decode, safety, write
     adapter_hit: bool  # the LoRA was in memory
     prompt_hit: bool  # the prompt's embeddings were
+    safety_score: float | None  # how sensitive the image is, 0 to 1; None where the check is off
 
 
 class Generator:
     """The base in memory with one slot for an adapter, and the finetunes and prompts that were used last."""
 
     def __init__(self, base: Base, store: Store):
-        budget, compiled = adapter_cache_bytes(), compile_wanted()  # what is wrong with them is said before anything loads
+        # What is wrong with the settings is said before anything loads.
+        budget, compiled, checked = adapter_cache_bytes(), compile_wanted(), safety_wanted()
         self.base = base
         self.pipeline = base.load_pipeline()
         self.pipeline.set_progress_bar_config(desc="Sampling", unit="step")
         self.slot = Slot(self.pipeline.transformer, rank=max(RANKS))
         self.finetunes = FinetuneCache(store, base, self.slot, budget)
         self.prompts = PromptCache(base, self.pipeline)
+        self.safety = load_safety_checker(checked)
         if compiled:
             self._compile()
 
@@ -67,39 +74,46 @@ class Generator:
         which is the caller's to delete.
 
         Raises:
-            ValueError: the finetune does not exist, is damaged, or was made for another base.
+            ValueError: the finetune does not exist, is damaged, or was made for another base; or this base has no raw look.
+            FlaggedError: the image is more sensitive than safety_tolerance allows; no file is written.
             FloatingPointError: at this strength the finetune takes the base out of the range of its numbers.
         """
         phases = Seconds()
         log.info(
-            "Inputs: finetune_strength %g, aspect_ratio %s, steps %d, guidance %g, output_format %s",
+            "Inputs: finetune_strength %g, aspect_ratio %s, steps %d, guidance %g, raw %s, safety_tolerance %d, output_format"
+            " %s",
             request.finetune_strength,
             request.aspect_ratio,
             request.steps,
             request.guidance,
+            str(request.raw).lower(),
+            request.safety_tolerance,
             request.output_format,
         )
+        if request.raw:
+            require_raw(self.base)
         with phases.phase("fetch"):
             adapter_hit = request.finetune_id in self.finetunes
             served = self.finetunes.get(request.finetune_id)
-        read = self.base.characters_read(request.prompt)
-        if read < len(request.prompt):
+        size, output_size = sampling_and_output_size(request, self.base)
+        steps, guidance = steps_and_guidance(request, self.base)
+        prompt, drawn_guidance = raw_look(request.prompt, guidance) if request.raw else (request.prompt, guidance)
+        read = self.base.characters_read(prompt)
+        if read < len(prompt):
             log.warning(
                 "prompt: the text encoder reads the first %d of its %d characters. Put what matters first, or shorten it",
                 read,
-                len(request.prompt),
+                len(prompt),
             )
-        if not has_trigger_word(request.prompt[:read], served.finetune.trigger_word):
+        if not has_trigger_word(prompt[:read], served.finetune.trigger_word):
             log.warning("The prompt lacks the trigger word %r, so the concept may not appear", served.finetune.trigger_word)
-        size, output_size = sampling_and_output_size(request, self.base)
-        steps, guidance = steps_and_guidance(request, self.base)
         seed = random.randrange(2**32) if request.seed is None else request.seed
         log.info("Seed: %d", seed)
         with phases.phase("encode"):
-            prompt_hit = request.prompt in self.prompts
-            texts, empty = self.prompts.get(request.prompt), self.prompts.empty
+            prompt_hit = prompt in self.prompts
+            texts, empty = self.prompts.get(prompt), self.prompts.empty
         with phases.phase("sampling"), self.slot.holding(served.adapter, request.finetune_strength):
-            latents = sample_latents(self.pipeline, texts, size, steps=steps, guidance=guidance, seed=seed, empty=empty)
+            latents = sample_latents(self.pipeline, texts, size, steps=steps, guidance=drawn_guidance, seed=seed, empty=empty)
             if not latents.isfinite().all():
                 raise FloatingPointError(
                     f"finetune_strength: at {request.finetune_strength:g} finetune {served.finetune.id} takes the base out of"
@@ -111,17 +125,25 @@ class Generator:
                 log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
                 # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
                 image = ImageOps.fit(image, output_size, Image.Resampling.LANCZOS)
-            path = write_image(image, folder, request.output_format, self._metadata(request, served, seed, steps, guidance))
-        return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit)
+        with phases.phase("safety"):
+            score = self.safety.check("The image", image, request.safety_tolerance) if self.safety else None
+        with phases.phase("write"):
+            made = {"seed": seed, "steps": steps, "guidance": guidance}
+            drawn = {"prompt": prompt, "guidance": drawn_guidance}
+            path = write_image(image, folder, request.output_format, self._metadata(request, served, made, drawn))
+        return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit, score)
 
-    def _metadata(self, request: ImageRequest, served: ServedFinetune, seed: int, steps: int, guidance: float | None) -> dict:
+    def _metadata(self, request: ImageRequest, served: ServedFinetune, made: dict, drawn: dict) -> dict:
         """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune gives these
-        bytes, and some bases take no guidance."""
-        made = {"finetune_id": served.finetune.id, "steps": steps, "guidance": guidance, "seed": seed}
-        fields = asdict(request) | made | {"base": self.base.describe()}
+        bytes, and some bases take no guidance. What was drawn in place of a field is beside it, as ``drawn_`` and its name."""
+        fields = asdict(request) | made | {"finetune_id": served.finetune.id, "base": self.base.describe()}
+        fields |= {f"drawn_{name}": value for name, value in drawn.items() if value != fields[name]}
+        del fields["safety_tolerance"]
+        if request.image_prompt is None:
+            del fields["image_prompt"], fields["image_prompt_strength"]
         if request.finetune_strength == 0:
             del fields["finetune_id"]
-        if guidance is None:
+        if made["guidance"] is None:
             del fields["guidance"]
         return fields
 

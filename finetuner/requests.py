@@ -150,7 +150,3 @@ class ImageRequest:
             log.warning("image_prompt_strength: %g changes nothing without an image_prompt", self.image_prompt_strength)
         if self.prompt_upsampling:
             raise ValueError("prompt_upsampling: does not work here yet. Send false, and say more in prompt.")
-        if self.raw:
-            raise ValueError("raw: does not work here yet. Send false.")
-        if self.safety_tolerance not in (2, 6):
-            raise ValueError("safety_tolerance: does not work here yet. Leave it out.")
