@@ -27,7 +27,7 @@ def examples_dataset(finetune_type: str = "lora") -> tuple:
     request = FinetuneRequest(ARCHIVE, mode="style", finetune_type=finetune_type, lora_rank=RANK, priority="speed")
     examples = complete_captions(open_archive(ARCHIVE), {}, request, base)
     recipe = replace(recipe_for(request, base), steps=STEPS, seed=1)
-    dataset, _ = encode_dataset(examples, [], base, recipe.resolutions)
+    dataset, _ = encode_dataset(examples, [], base, recipe)
     return base, recipe, dataset
 
 

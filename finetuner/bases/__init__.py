@@ -5,7 +5,7 @@ how its texts, latents and velocities are made. Begin with base.py; a new family
 """
 
 from finetuner.bases.base import Base, choose_base
-from finetuner.bases.device import compile_setting, device, device_memory_bytes, device_name, weight_dtype
+from finetuner.bases.device import device, device_memory_bytes, device_name, switch, weight_dtype
 from finetuner.bases.families import family_of, family_with_linears
 from finetuner.bases.family import (
     BlockMemory,
@@ -38,12 +38,12 @@ __all__ = [
     "WarmParts",
     "block_linears",
     "choose_base",
-    "compile_setting",
     "device",
     "device_memory_bytes",
     "device_name",
     "family_of",
     "family_with_linears",
+    "switch",
     "target_names",
     "weight_dtype",
 ]

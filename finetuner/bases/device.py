@@ -33,13 +33,13 @@ def weight_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32  # most CPUs emulate bf16
 
 
-def compile_setting() -> bool | None:
-    """What ``COMPILE`` says, 1 or 0, of the transformer's blocks; None where it says nothing.
+def switch(variable: str) -> bool | None:
+    """What a variable of the environment says, 1 or 0; None where it says nothing.
 
     Raises:
         ValueError: it is neither.
     """
-    value = os.environ.get("COMPILE", "")
+    value = os.environ.get(variable, "")
     if value not in ("", "0", "1"):
-        raise ValueError(f"COMPILE: {value!r} is neither 0 nor 1.")
+        raise ValueError(f"{variable}: {value!r} is neither 0 nor 1.")
     return value == "1" if value else None

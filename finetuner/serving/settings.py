@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from finetuner.bases import compile_setting
+from finetuner.bases import switch
 
 ADAPTER_CACHE_GB = 8  # thirty LoRAs of rank 32 for FLUX.1-dev (262 MB each); on CUDA it is memory that cannot be swapped out
 
@@ -35,5 +35,14 @@ def compile_wanted() -> bool:
     Raises:
         ValueError: it is neither.
     """
-    asked = compile_setting()
+    asked = switch("COMPILE")
     return torch.cuda.is_available() if asked is None else asked
+
+
+def safety_wanted() -> bool:
+    """Whether pictures are checked before they are returned: ``SAFETY``, 1 or 0.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return switch("SAFETY") is not False

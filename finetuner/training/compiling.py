@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.fx.experimental import _config as symbolic_shapes
 
-from finetuner.bases import compile_setting, device_name
+from finetuner.bases import device_name, switch
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def worth_compiling(eager_flop: float, compiled_flop: float) -> bool:
     Raises:
         ValueError: ``COMPILE`` is neither 0 nor 1, or 1 without a compiler.
     """
-    asked, compiler = compile_setting(), shutil.which(os.environ.get("CXX", "g++"))
+    asked, compiler = switch("COMPILE"), shutil.which(os.environ.get("CXX", "g++"))
     if asked and not compiler:
         raise ValueError("COMPILE: 1 takes a C++ compiler, and there is no g++ here. Install it, or set COMPILE to 0.")
     if asked is not None:
