@@ -123,7 +123,10 @@ class Generator:
             _require_finite(latents, drawing)
         with phases.phase("decode"):
             (image,) = decode_latents(self.pipeline, latents, drawing.size)
-        path, score = self._finish(image, drawing, folder, phases)
+        with phases.phase("safety"):
+            score = self._check(image, request)
+        with phases.phase("write"):
+            path = self._write(image, drawing, folder)
         return Generated(path, drawing.seed, phases.seconds, drawing.adapter_hit, prompt_hit, image_prompt_hit, score)
 
     def generate_many(self, requests: list[ImageRequest], folder: Path | None = None) -> list[Generated]:
@@ -161,10 +164,13 @@ class Generator:
                 _require_finite(own, drawing)
         with phases.phase("decode"):
             images = decode_latents(self.pipeline, latents, first.size)
-        finished = [self._finish(image, drawing, folder, phases) for image, drawing in zip(images, drawings, strict=True)]
+        with phases.phase("safety"):  # all of them before any is written
+            scores = [self._check(image, drawing.request) for image, drawing in zip(images, drawings, strict=True)]
+        with phases.phase("write"):
+            paths = [self._write(image, drawing, folder) for image, drawing in zip(images, drawings, strict=True)]
         return [
             Generated(path, drawing.seed, phases.seconds, drawing.adapter_hit, prompt_hit, None, score)
-            for (path, score), drawing, prompt_hit in zip(finished, drawings, prompt_hits, strict=True)
+            for path, drawing, prompt_hit, score in zip(paths, drawings, prompt_hits, scores, strict=True)
         ]
 
     def _decide(self, request: ImageRequest, phases: Seconds) -> Drawing:
@@ -232,17 +238,17 @@ class Generator:
     def upsampler(self) -> PromptUpsampler:
         return PromptUpsampler.open(self.base)
 
-    def _finish(self, image: Image.Image, drawing: Drawing, folder: Path | None, phases: Seconds) -> tuple[Path, float | None]:
-        """Bring the image to its size, check it and write it; its file and its score."""
-        with phases.phase("safety"):
-            score = self.safety.check("The image", image, drawing.request.safety_tolerance) if self.safety else None
-        with phases.phase("write"):
-            if image.size != drawing.output_size:
-                sizes = *image.size, *drawing.output_size
-                log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *sizes)
-                # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
-                image = ImageOps.fit(image, drawing.output_size, Image.Resampling.LANCZOS)
-            return write_image(image, folder, drawing.request.output_format, self._metadata(drawing)), score
+    def _check(self, image: Image.Image, request: ImageRequest) -> float | None:
+        return self.safety.check("The image", image, request.safety_tolerance) if self.safety else None
+
+    def _write(self, image: Image.Image, drawing: Drawing, folder: Path | None) -> Path:
+        """Bring the image to the size that was asked for, and write it."""
+        if image.size != drawing.output_size:
+            sizes = *image.size, *drawing.output_size
+            log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *sizes)
+            # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
+            image = ImageOps.fit(image, drawing.output_size, Image.Resampling.LANCZOS)
+        return write_image(image, folder, drawing.request.output_format, self._metadata(drawing))
 
     def _metadata(self, drawing: Drawing) -> dict:
         """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune and any image
