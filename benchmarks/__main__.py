@@ -1,4 +1,4 @@
-"""Run the benchmarks and write RESULTS.md: ``script/bench [fidelity|train|predict]``. A part leaves the others alone."""
+"""Run the benchmarks and write RESULTS.md: ``script/bench [fidelity|train|predict|fleet]``. A part leaves the others alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from pathlib import Path
 
 from finetuner.bases.base import choose_base
 
-PARTS = {"fidelity": "benchmarks.fidelity.section", "train": "benchmarks.train", "predict": "benchmarks.predict"}
+PARTS = {
+    "fidelity": "benchmarks.fidelity.section",
+    "train": "benchmarks.train",
+    "predict": "benchmarks.predict",
+    "fleet": "benchmarks.fleet",
+}
 RESULTS = Path("benchmarks/RESULTS.md")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy")
 
@@ -48,8 +53,8 @@ def read_sections(text: str) -> dict[str, str]:
 HEADER = """# Results
 
 What `script/bench` measured, and wrote; every figure of quality and speed in the README and in docs/ is one of these (memory is
-`script/plan`'s). Each part tells at its end when, on what and in how much time. `script/bench fidelity`, `train` or `predict`
-measures one part anew.
+`script/plan`'s). Each part tells at its end when, on what and in how much time. `script/bench fidelity`, `train`, `predict` or
+`fleet` measures one part anew.
 """
 
 

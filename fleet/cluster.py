@@ -10,12 +10,12 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from finetuner.store import FolderStore, open_store
 from fleet.drawing import Drawing
-from fleet.lease import EXPIRY_SECONDS
 from fleet.settings import Settings
 from fleet.training import TrainingFolder, train
 
@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 APP = "drawing"
 TRIES = 4  # of a job whose node or process is lost: one that kills whatever it runs on must end, too
 ONGOING = 2  # requests that a replica is given at once: the next waits there while one is drawn
+# Requests of a finetune go to one replica, which has it in memory, and to the next in the ring where that one has its hands
+# full: benchmarks/fleet.py compares it with Serve's other ways.
+BY_FINETUNE = RequestRouterConfig(
+    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
+    request_router_kwargs={"num_fallback_replicas": 2},
+)
+CANCEL_SECONDS = 20.0
+ALIVE_SECONDS = 10.0
 LOST = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
 
 
@@ -32,7 +40,6 @@ class Cluster:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        os.environ.setdefault("RAY_SERVE_PROXY_LOCATION", "Disabled")
         if not ray.is_initialized():
             ray.init(address="auto", log_to_driver=False, runtime_env={"env_vars": _for_workers()})
         gpus = settings.gpus
@@ -47,7 +54,7 @@ class Cluster:
     async def draw(self, inputs: dict, finetune_id: str, folder: str) -> dict:
         """What `Drawing.draw` gives; tried again where its replica is lost."""
         for left in reversed(range(TRIES)):
-            response = self._drawing.options(multiplexed_model_id=finetune_id).draw.remote(inputs, folder)
+            response = self._drawing.options(session_id=finetune_id).draw.remote(inputs, folder)
             try:
                 return await response
             except LOST as error:
@@ -61,16 +68,30 @@ class Cluster:
 
     async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
         """What `training.train` gives; Ray tries again where its node or process is lost."""
-        task = self._train.remote(finetune_id, inputs, str(folder.folder), EXPIRY_SECONDS)
+        task = self._train.remote(finetune_id, inputs, str(folder.folder), self._settings.lease_seconds)
         try:
             return await task
         except asyncio.CancelledError:
             ray.cancel(task, force=False)
+            # Until it has let go of what it works with; one that does not listen is left to its lease.
+            await asyncio.to_thread(ray.wait, [task], timeout=CANCEL_SECONDS)
             raise
+
+    async def is_alive(self) -> bool:
+        """Whether the cluster answers, and draws."""
+        try:
+            status = await asyncio.wait_for(asyncio.to_thread(serve.status), ALIVE_SECONDS)
+        except Exception as error:
+            log.warning("The cluster does not answer: %s", _first_line(error))
+            return False
+        app = status.applications.get(APP)
+        return app is not None and app.status == ApplicationStatus.RUNNING
 
     def _deploy(self) -> DeploymentHandle:
         """A cluster that draws already, for an engine that is gone, goes on with its replicas: they have the base in memory."""
-        if APP not in serve.status().applications:
+        serve.start(proxy_location="Disabled")  # the engine asks by handles, and Serve's port would be the APIs'
+        app = serve.status().applications.get(APP)
+        if app is None or app.status not in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING):
             least, most = self._settings.replicas
             deployment: Any = serve.deployment(Drawing)  # its annotation is that of a decorator
             serve.run(
@@ -79,6 +100,7 @@ class Cluster:
                     max_ongoing_requests=ONGOING,
                     autoscaling_config=AutoscalingConfig(min_replicas=least, max_replicas=most, target_ongoing_requests=1),
                     graceful_shutdown_timeout_s=5,
+                    request_router_config=BY_FINETUNE,
                 ).bind(),
                 name=APP,
                 route_prefix=None,

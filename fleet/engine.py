@@ -7,14 +7,17 @@ import functools
 import logging
 import shutil
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
+
+from sqlalchemy.exc import OperationalError
 
 from finetuner.store import Store, open_store
 from fleet.cluster import Cluster
 from fleet.fetching import Fetcher, FetchError, file_name
-from fleet.queue import FairQueue
+from fleet.lane import Lane
+from fleet.lease import Lease, LeaseLost
 from fleet.records import Job, Kind, Records, State
 from fleet.settings import Settings
 from fleet.training import TrainingFolder
@@ -24,6 +27,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0  # between looks at what a training has written
 PUBLISH_SECONDS = 60.0  # between tries of a training whose result waits for the store
 PUBLISH_TRIES = 10
+TIDY_SECONDS = 3600.0
+DATABASE_SECONDS = 5.0  # between tries of a database that is away
 FILES = ("input_images", "image_prompt")  # the inputs that may be addresses
 
 
@@ -34,13 +39,18 @@ class Engine:
     """
 
     def __init__(self, settings: Settings, records: Records, cluster: Cluster, store: Store):
-        self.settings, self.records, self._cluster, self._store = settings, records, cluster, store
+        self.settings, self.records = settings, records
+        self._cluster, self._store = cluster, store
+        self._at_the_end = ExitStack()
+        self._caring: list[asyncio.Task] = []
         self._fetcher = Fetcher()
         self._lanes = {
             Kind.TRAINING: Lane(settings.trainings, self._train),
             # A replica has one in the making and one at hand; who else waits, waits in turn by owner.
             Kind.DRAWING: Lane(2 * settings.replicas[1], self._draw),
         }
+        self._closed = False
+        self.lost = asyncio.Event()  # set where this engine can do no more, and its process should end
         self._ended: dict[str, asyncio.Event] = {}  # of jobs that are not over
 
     @classmethod
@@ -51,12 +61,27 @@ class Engine:
             ValueError: a setting of the environment is none.
         """
         settings = settings or Settings.open()
+        lease = await asyncio.to_thread(_take, settings)
         records = await asyncio.to_thread(Records, settings.records_url, settings.limits)
         cluster = await asyncio.to_thread(Cluster, settings)
         engine = cls(settings, records, cluster, open_store())
+        engine._at_the_end.callback(lease.close)
         for job in await asyncio.to_thread(records.unended):
             engine._enqueue(job)
+        engine._caring = [asyncio.create_task(care) for care in (engine._keep(lease), engine._tidy_up())]
         return engine
+
+    async def health(self) -> str | None:
+        """What is wrong, in a sentence; None where all is well."""
+        if self._closed:
+            return "This engine has stopped, for another works with the same folder, or it was told to."
+        if not await self._cluster.is_alive():
+            return "The cluster does not answer, or has no replica that draws."
+        try:
+            await asyncio.to_thread(self.records.job, "")
+        except OperationalError:
+            return "The database does not answer."
+        return None
 
     async def submit(self, job: Job) -> Job:
         """Accept a job: from here on it ends in a result or a reason, whatever is lost.
@@ -78,10 +103,13 @@ class Engine:
     async def cancel(self, owner: str, job_id: str) -> Job | None:
         """The owner's job, which is over: cancelled now, or ended before; None where there is none."""
         job = await asyncio.to_thread(self.records.get, owner, job_id)
-        if job and await self._change(job_id, state=State.CANCELED):
+        if job is None:
+            return None
+        canceled = functools.partial(self.records.change, job_id, state=State.CANCELED)
+        if await asyncio.to_thread(canceled):
             self._lanes[job.kind].cancel(job)
             self._over(job_id)
-        return job and await asyncio.to_thread(self.records.job, job_id)
+        return await asyncio.to_thread(self.records.job, job_id)
 
     async def delete_finetune(self, owner: str, finetune_id: str) -> bool:
         """Whether the owner had it."""
@@ -93,9 +121,13 @@ class Engine:
 
     async def close(self) -> None:
         """Stop working. Unfinished jobs stay so, for the next engine."""
+        self._closed = True
+        for task in self._caring:
+            task.cancel()
         for lane in self._lanes.values():
             await lane.close()
         self.records.close()
+        await asyncio.to_thread(self._at_the_end.close)
 
     def _enqueue(self, job: Job) -> None:
         self._ended[job.id] = asyncio.Event()
@@ -113,9 +145,19 @@ class Engine:
         folder = TrainingFolder(self.settings.trainings_folder / job.id)
         watching = asyncio.create_task(self._watch(job.id, folder))
         try:
-            await self._run(job, self._with_files(job, lambda inputs: self._cluster.train(job.finetune_id, inputs, folder)))
+            await self._run(job, self._with_files(job, lambda inputs: self._train_and_publish(job, inputs, folder)))
         finally:
             watching.cancel()
+            await self._clear_training(job.id)
+
+    async def _train_and_publish(self, job: Job, inputs: dict, folder: TrainingFolder) -> dict:
+        for _ in range(PUBLISH_TRIES):
+            done = await self._cluster.train(job.finetune_id, inputs, folder)
+            if not done.pop("again", False):
+                break
+            log.warning("Training %s waits for the store: %s", job.id, done["error"])
+            await asyncio.sleep(PUBLISH_SECONDS)
+        return done
 
     async def _with_files(self, job: Job, work: Callable[[dict], Coroutine[Any, Any, dict]]) -> dict:
         """Do the work with the files that lie elsewhere: fetched before it to where every node reads them, gone after it."""
@@ -135,19 +177,25 @@ class Engine:
 
     async def _run(self, job: Job, work: Coroutine[Any, Any, dict]) -> None:
         """Do the work of a job and note its end."""
-        if not await self._change(job.id, state=State.RUNNING, started_at=job.started_at or datetime.now(UTC)):
-            work.close()  # cancelled meanwhile
-            return
         try:
+            if not await self._note(job.id, state=State.RUNNING, started_at=job.started_at or datetime.now(UTC)):
+                return  # cancelled meanwhile
             done = await work
         except Exception:
+            if not await self._cluster.is_alive():
+                # No fault of the job's: it stays unfinished, for the engine of a cluster that is there again.
+                log.critical("The cluster is lost; start it and this process anew")
+                self.lost.set()
+                return
             log.exception("Job %s failed", job.id)
             done = {"error": f"The {job.kind} failed on the server, through no fault of the request. Send it again later."}
+        finally:
+            work.close()
         metrics = done.pop("metrics", {})
         if error := done.get("error"):
-            await self._change(job.id, state=State.FAILED, error=error)
+            await self._note(job.id, state=State.FAILED, error=error)
         else:
-            await self._change(job.id, state=State.SUCCEEDED, progress=1.0, output=done, metrics=metrics)
+            await self._note(job.id, state=State.SUCCEEDED, progress=1.0, output=done, metrics=metrics)
         self._over(job.id)
 
     async def _watch(self, job_id: str, folder: TrainingFolder) -> None:
@@ -157,48 +205,53 @@ class Engine:
             await asyncio.sleep(POLL_SECONDS)
             news = await asyncio.to_thread(folder.read)
             if changes := {name: value for name, value in news.items() if before.get(name) != value}:
-                await self._change(job_id, **changes)
+                await self._note(job_id, **changes)
                 before = news
 
-    async def _change(self, job_id: str, **changes: Any) -> bool:
-        return await asyncio.to_thread(functools.partial(self.records.change, job_id, **changes))
+    async def _clear_training(self, job_id: str) -> None:
+        """Of a training that is over, remove the folder, and what it published where it was cancelled as it did."""
+        job = await asyncio.to_thread(self.records.job, job_id)
+        if job and not job.ended:
+            return
+        if job and job.state != State.SUCCEEDED:
+            with suppress(ValueError):  # there is none, as a rule
+                await asyncio.to_thread(self._store.delete, job.finetune_id)
+        await asyncio.to_thread(shutil.rmtree, self.settings.trainings_folder / job_id, ignore_errors=True)
+
+    async def _tidy_up(self) -> None:
+        """What an engine that was killed left behind, and, every hour, what is past its time."""
+        for folder in self.settings.trainings_folder.glob("*"):
+            await self._clear_training(folder.name)
+        while True:
+            for job in await asyncio.to_thread(self.records.expire, datetime.now(UTC)):
+                await asyncio.to_thread(shutil.rmtree, self.settings.results_folder / job.id, ignore_errors=True)
+            await asyncio.sleep(TIDY_SECONDS)
+
+    async def _keep(self, lease: Lease) -> None:
+        """Stop where another engine has taken over: this process was held up for long."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                lease.require_held()
+            except LeaseLost as error:
+                log.critical("%s This engine stops", error)
+                self._closed = True
+                self.lost.set()
+                for lane in self._lanes.values():
+                    await lane.close()
+                return
+
+    async def _note(self, job_id: str, **changes: Any) -> bool:
+        """Change the job's record, however long the database is away: what is done must not be lost."""
+        while True:
+            try:
+                return await asyncio.to_thread(functools.partial(self.records.change, job_id, **changes))
+            except OperationalError as error:
+                log.error("What became of job %s cannot be noted yet: %s", job_id, error.orig)
+                await asyncio.sleep(DATABASE_SECONDS)
 
 
-class Lane:
-    """Jobs of one kind: as many at once as there is room for, the others waiting in turn by owner."""
-
-    def __init__(self, room: int, work: Callable[[Job], Coroutine[Any, Any, None]]):
-        self._room, self._work = room, work
-        self._waiting = FairQueue()
-        self._jobs: dict[str, Job] = {}  # that wait
-        self._running: dict[str, asyncio.Task] = {}
-
-    def add(self, job: Job) -> None:
-        self._jobs[job.id] = job
-        self._waiting.add(job.owner, job.id)
-        self._fill()
-
-    def cancel(self, job: Job) -> None:
-        if task := self._running.get(job.id):
-            task.cancel()
-        elif self._jobs.pop(job.id, None):
-            self._waiting.remove(job.owner, job.id)
-
-    async def close(self) -> None:
-        self._room = 0
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _fill(self) -> None:
-        while len(self._running) < self._room and self._waiting:
-            job = self._jobs.pop(self._waiting.next())
-            task = self._running[job.id] = asyncio.create_task(self._work(job))
-            task.add_done_callback(functools.partial(self._done, job))
-
-    def _done(self, job: Job, task: asyncio.Task) -> None:
-        del self._running[job.id]
-        if not task.cancelled() and (error := task.exception()):
-            log.error("Job %s could not be noted as ended, and the next engine goes on with it", job.id, exc_info=error)
-        self._fill()
+def _take(settings: Settings) -> Lease:
+    folder = settings.folder / "engine"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Lease(folder, settings.lease_seconds)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetuner.paths import ROOT
+from fleet.lease import EXPIRY_SECONDS
 from fleet.records import Limits
 
 
@@ -21,6 +22,7 @@ class Settings:
     trainings: int = 1  # at once
     gpus: float | None = None  # each replica's and each training's; None: 1 where the cluster has any
     limits: Limits = field(default_factory=Limits)
+    lease_seconds: float = EXPIRY_SECONDS  # without a sign of life until another process takes a job, or the records, over
 
     @property
     def records_url(self) -> str:

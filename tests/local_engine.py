@@ -23,6 +23,9 @@ class Idle:
     async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
         return await asyncio.Event().wait()
 
+    async def is_alive(self) -> bool:
+        return True
+
 
 class Inside:
     """Trains and draws as the tasks of the cluster do."""
@@ -41,6 +44,9 @@ class Inside:
 
     async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
         return await asyncio.to_thread(train, finetune_id, inputs, str(folder.folder))
+
+    async def is_alive(self) -> bool:
+        return True
 
 
 def engine_of(cluster: Idle | Inside, folder: Path, limits: Limits | None = None) -> Engine:

@@ -75,7 +75,8 @@ def build_app(engine: Engine, served: Served | None = None, keys: Keys | None = 
 
     @app.get("/healthz", summary="200 where requests are taken", tags=["Operator"])
     async def healthz() -> dict[str, Any]:
-        await asyncio.to_thread(front.records.job, "nothing")
+        if wrong := await front.engine.health():
+            raise HTTPException(503, wrong)
         return {"status": "ok"}
 
     @app.get("/results/{job_id}/{signed}/{name}", summary="A picture, by an address that expires", tags=["Operator"])
