@@ -161,8 +161,8 @@ def random_adapter_of_slot(slot: Slot, rank: int, seed: int) -> dict[str, torch.
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, linear in slot.linears.items():
-        weights[f"{name}.lora_A.weight"] = torch.randn(rank, linear.in_features, generator=generator) / 10
-        weights[f"{name}.lora_B.weight"] = torch.randn(linear.out_features, rank, generator=generator) / 10
+        weights[f"{name}.lora_A.weight"] = torch.randn(rank, linear.in_features, generator=generator) / 3
+        weights[f"{name}.lora_B.weight"] = torch.randn(linear.out_features, rank, generator=generator) / 3
     return weights
 
 
