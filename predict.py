@@ -126,6 +126,8 @@ class Predictor(BaseRunner):
         current_scope().record_metric("prompt_cache_hit", made.prompt_hit)
         if made.image_prompt_hit is not None:
             current_scope().record_metric("image_prompt_cache_hit", made.image_prompt_hit)
+        if made.safety_score is not None:
+            current_scope().record_metric("safety_score", made.safety_score)
         return Path(made.path)
 
     def delete_previous_image(self) -> None:

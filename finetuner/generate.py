@@ -22,7 +22,11 @@ from finetuner.serving import (
     adapter_cache_bytes,
     compile_wanted,
     decode_latents,
+    load_safety_checker,
     native_size,
+    raw_look,
+    require_raw,
+    safety_wanted,
     sample_latents,
     sampling_and_output_size,
     steps_and_guidance,
@@ -39,17 +43,20 @@ class Generated:
 
     path: Path
     seed: int
-    seconds: dict[str, float]  # by phase: fetch, upsample where that is asked for, encode, sampling, decode
+    # By phase: fetch, upsample where that is asked for, encode, sampling, decode, safety, write.
+    seconds: dict[str, float]
     adapter_hit: bool  # the LoRA was in memory
     prompt_hit: bool  # the prompt's embeddings were
     image_prompt_hit: bool | None  # the image prompt's were; None where there is none
+    safety_score: float | None  # how sensitive the image is, 0 to 1; None where the check is off
 
 
 class Generator:
     """The base in memory with one slot for an adapter, and the finetunes and prompts that were used last."""
 
     def __init__(self, base: Base, store: Store):
-        budget, compiled = adapter_cache_bytes(), compile_wanted()  # what is wrong with them is said before anything loads
+        # What is wrong with the settings is said before anything loads.
+        budget, compiled, checked = adapter_cache_bytes(), compile_wanted(), safety_wanted()
         self.base = base
         self.pipeline = base.load_pipeline()
         self.pipeline.set_progress_bar_config(desc="Sampling", unit="step")
@@ -57,6 +64,7 @@ class Generator:
         self.finetunes = FinetuneCache(store, base, self.slot, budget)
         self.prompts = PromptCache(base, self.pipeline)
         self.image_prompts = ImagePromptCache(base, self.pipeline)
+        self.safety = load_safety_checker(checked)
         if compiled:
             self._compile()
 
@@ -70,30 +78,38 @@ class Generator:
         which is the caller's to delete.
 
         Raises:
-            ValueError: the finetune does not exist, is damaged, or was made for another base; the image prompt cannot be
-                read, or not by this base; or nothing here can upsample a prompt for it.
+            ValueError: the finetune does not exist, is damaged, or was made for another base; this base has no raw look; the
+                image prompt cannot be read, or not by this base; or nothing here can upsample a prompt for it.
+            FlaggedError: the image or the image prompt is more sensitive than safety_tolerance allows; no file is written.
             FloatingPointError: at this strength the finetune takes the base out of the range of its numbers.
         """
         phases = Seconds()
         log.info(
-            "Inputs: finetune_strength %g, aspect_ratio %s, steps %d, guidance %g, output_format %s",
+            "Inputs: finetune_strength %g, aspect_ratio %s, steps %d, guidance %g, raw %s, safety_tolerance %d, output_format"
+            " %s",
             request.finetune_strength,
             request.aspect_ratio,
             request.steps,
             request.guidance,
+            str(request.raw).lower(),
+            request.safety_tolerance,
             request.output_format,
         )
+        if request.raw:
+            require_raw(self.base)
         picture = self._image_prompt(request)
         with phases.phase("fetch"):
             adapter_hit = request.finetune_id in self.finetunes
             served = self.finetunes.get(request.finetune_id)
-        prompt = request.prompt
+        size, output_size = sampling_and_output_size(request, self.base)
+        steps, guidance = steps_and_guidance(request, self.base)
+        prompt, drawn_guidance = request.prompt, guidance
         if request.prompt_upsampling:
             with phases.phase("upsample"):
                 prompt = self.upsampler.upsample(prompt, served.finetune.trigger_word, served.finetune.mode)
+        if request.raw:
+            prompt, drawn_guidance = raw_look(prompt, guidance)
         self._warn_of(prompt, served.finetune.trigger_word)
-        size, output_size = sampling_and_output_size(request, self.base)
-        steps, guidance = steps_and_guidance(request, self.base)
         seed = random.randrange(2**32) if request.seed is None else request.seed
         log.info("Seed: %d", seed)
         with phases.phase("encode"):
@@ -106,7 +122,7 @@ class Generator:
                 texts,
                 size,
                 steps=steps,
-                guidance=guidance,
+                guidance=drawn_guidance,
                 seed=seed,
                 empty=empty,
                 image_prompt=seen,
@@ -123,23 +139,30 @@ class Generator:
                 log.info("Made at %d x %d, the area that this base knows, and enlarged to %d x %d", *size, *output_size)
                 # Cropped to the aspect that was asked for: in a few tokens a side, the one it was made at is a little off.
                 image = ImageOps.fit(image, output_size, Image.Resampling.LANCZOS)
-            made = {"finetune_id": served.finetune.id, "steps": steps, "guidance": guidance, "seed": seed}
-            path = write_image(image, folder, request.output_format, self._metadata(request, made, prompt, picture))
-        return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit, image_prompt_hit)
+        with phases.phase("safety"):
+            score = self.safety.check("The image", image, request.safety_tolerance) if self.safety else None
+        with phases.phase("write"):
+            made = {"finetune_id": served.finetune.id, "seed": seed, "steps": steps, "guidance": guidance}
+            drawn = {"prompt": prompt, "guidance": drawn_guidance}
+            path = write_image(image, folder, request.output_format, self._metadata(request, made, drawn, picture))
+        return Generated(path, seed, phases.seconds, adapter_hit, prompt_hit, image_prompt_hit, score)
 
     def _image_prompt(self, request: ImageRequest) -> ImageFile | None:
         """The request's image prompt, where it counts. One that does not is checked all the same.
 
         Raises:
             ValueError: this base reads no pictures, or the file is none that is read here.
+            FlaggedError: it is more sensitive than safety_tolerance allows.
         """
         if request.image_prompt is None:
             return None
         self.base.require_reads_images()
         picture = ImageFile.read(request.image_prompt)
+        log.info("Image prompt: %s, at image_prompt_strength %g", picture.sha256, request.image_prompt_strength)
         if picture not in self.image_prompts:
             _ = picture.image  # decoded here, so that a bad one is refused before anything is loaded for it
-        log.info("Image prompt: %s, at image_prompt_strength %g", picture.sha256, request.image_prompt_strength)
+        if self.safety:
+            self.safety.check("image_prompt", picture.image, request.safety_tolerance)
         return picture if request.image_prompt_strength else None
 
     def _warn_of(self, prompt: str, trigger_word: str) -> None:
@@ -158,16 +181,17 @@ class Generator:
     def upsampler(self) -> PromptUpsampler:
         return PromptUpsampler.open(self.base)
 
-    def _metadata(self, request: ImageRequest, made: dict, prompt: str, picture: ImageFile | None) -> dict:
+    def _metadata(self, request: ImageRequest, made: dict, drawn: dict, picture: ImageFile | None) -> dict:
         """Everything needed to make the image again, and nothing that changes nothing: at strength 0 any finetune and any image
-        prompt give these bytes, and some bases take no guidance. What was drawn in place of the prompt is ``drawn_prompt``."""
+        prompt give these bytes, and some bases take no guidance. What was drawn in place of a field is beside it, as ``drawn_``
+        and its name."""
         fields = asdict(request) | made | {"base": self.base.describe()}
+        fields |= {f"drawn_{name}": value for name, value in drawn.items() if value != fields[name]}
+        del fields["safety_tolerance"]
         if picture:
             fields["image_prompt"] = f"sha256:{picture.sha256}"
         else:
             del fields["image_prompt"], fields["image_prompt_strength"]
-        if prompt != request.prompt:
-            fields["drawn_prompt"] = prompt
         if request.finetune_strength == 0:
             del fields["finetune_id"]
         if made["guidance"] is None:

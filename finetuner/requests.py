@@ -146,7 +146,3 @@ class ImageRequest:
             raise ValueError(f"seed: {self.seed} does not fit into 64 bits. Send one from {-(2**63)} to {2**64 - 1}, or none.")
         if self.image_prompt is None and self.image_prompt_strength != DEFAULT_IMAGE_PROMPT_STRENGTH:
             log.warning("image_prompt_strength: %g changes nothing without an image_prompt", self.image_prompt_strength)
-        if self.raw:
-            raise ValueError("raw: does not work here yet. Send false.")
-        if self.safety_tolerance not in (2, 6):
-            raise ValueError("safety_tolerance: does not work here yet. Leave it out.")

@@ -61,7 +61,7 @@ class GeneratorWithoutModel:
         file.write_bytes(b"image")
         if request.prompt == "fail":
             raise ValueError("prompt: fails")
-        return Generated(file, 7, {"fetch": 0.1, "sampling": 2.0}, adapter_hit=True, prompt_hit=False)
+        return Generated(file, 7, {"fetch": 0.1, "sampling": 2.0}, adapter_hit=True, prompt_hit=False, safety_score=0.1)
 
 
 @pytest.fixture

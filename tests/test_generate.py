@@ -20,6 +20,8 @@ from finetuner.loras import WEIGHTS_NAME
 from finetuner.requests import ASPECT_RATIOS, ImageRequest
 from finetuner.serving.caches import ServedFinetune
 from finetuner.serving.image_file import EXIF_IFD, EXIF_USER_COMMENT
+from finetuner.serving.raw import RAW_WORDS
+from finetuner.serving.safety import FLAGGED_ABOVE, FlaggedError
 from finetuner.serving.slot import PackedAdapter
 from finetuner.store import FolderStore, Store
 
@@ -303,7 +305,9 @@ def file_size(store: Store, finetune_id: str) -> int:
     return (store.folder / finetune_id / WEIGHTS_NAME).stat().st_size
 
 
-@pytest.mark.parametrize(("name", "value"), [("ADAPTER_CACHE_GB", "much"), ("ADAPTER_CACHE_GB", "-1"), ("COMPILE", "yes")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("ADAPTER_CACHE_GB", "much"), ("ADAPTER_CACHE_GB", "-1"), ("COMPILE", "yes"), ("SAFETY", "off")]
+)
 def test_a_wrong_variable_is_refused_by_name_before_anything_is_loaded(base, store, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(type(base), "load_pipeline", lambda _: pytest.fail("loaded"))
@@ -317,9 +321,48 @@ def test_a_picture_comes_with_its_seed_the_seconds_of_each_phase_and_a_bar(gener
     passed = time.perf_counter() - started
     made.path.unlink()
     assert made.seed == 5
-    assert list(made.seconds) == ["fetch", "encode", "sampling", "decode"]
+    assert list(made.seconds) == ["fetch", "encode", "sampling", "decode", "safety", "write"]
     assert 0.5 * passed < sum(made.seconds.values()) <= passed
     assert re.search(r"Sampling: 100%.* 3/3 ", capsys.readouterr().err)
+
+
+def test_the_raw_look_is_words_and_less_guidance_and_the_picture_says_so(base, store, finetunes, tmp_path):
+    photographer = Generator(
+        twin_of(base, tmp_path / "photographer", serves_finetunes_of=[base.name], pictures="photographs"), store
+    )
+    raw = picture(photographer, finetunes[0], raw=True)
+    said = json.loads(raw.text["finetune"])
+    assert said["raw"] is True and said["prompt"] == PROMPT and said["guidance"] == base.guidance_scale
+    assert said["drawn_prompt"] == f"{PROMPT}, {RAW_WORDS}" and said["drawn_guidance"] == pytest.approx(2.0)
+    by_hand = picture(photographer, finetunes[0], prompt=said["drawn_prompt"], guidance=said["drawn_guidance"])
+    assert raw.tobytes() == by_hand.tobytes() != picture(photographer, finetunes[0]).tobytes()
+    assert not {"drawn_prompt", "drawn_guidance"} & set(json.loads(by_hand.text["finetune"]))
+    fields = {field.name for field in dataclasses.fields(ImageRequest)}
+    again = picture(photographer, **{name: value for name, value in said.items() if name in fields})
+    assert again.tobytes() == raw.tobytes()
+
+
+def test_a_base_of_emoji_refuses_the_raw_look(generator, finetunes):
+    with pytest.raises(ValueError, match=r"^raw: .*flux-emoji draws emoji. Send false"):
+        generator.generate(request(finetunes[0], raw=True))
+
+
+def test_a_flagged_image_is_not_kept_and_harms_no_one(generator, finetunes, tmp_path, monkeypatch):
+    before = make(generator, finetunes[0])
+    monkeypatch.setitem(FLAGGED_ABOVE, 3, -1.0)  # so strict a level flags every drawing
+    with pytest.raises(FlaggedError, match="^E005: The input or output was flagged as sensitive. The image scores 0.0"):
+        generator.generate(request(finetunes[0], safety_tolerance=3), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert make(generator, finetunes[0]) == before == make(generator, finetunes[0], safety_tolerance=6)
+
+
+def test_the_check_can_be_switched_off_and_changes_no_byte(base, store, generator, finetunes, tmp_path, monkeypatch):
+    checked = generator.generate(request(finetunes[0]), tmp_path)
+    monkeypatch.setenv("SAFETY", "0")
+    monkeypatch.setitem(FLAGGED_ABOVE, 2, -1.0)
+    unchecked = Generator(base, store).generate(request(finetunes[0]), tmp_path)
+    assert unchecked.safety_score is None and 0 <= checked.safety_score < 0.2
+    assert unchecked.path.read_bytes() == checked.path.read_bytes()
 
 
 def test_an_image_goes_into_the_folder_that_is_named(generator, finetunes, tmp_path):

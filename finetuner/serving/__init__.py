@@ -6,6 +6,8 @@ base's transformer; finetunes are copied in and out of it, never merged. Begin w
 
 from finetuner.serving.caches import FinetuneCache, ImagePromptCache, PromptCache, ServedFinetune
 from finetuner.serving.image_file import write_image
+from finetuner.serving.raw import raw_look, require_raw
+from finetuner.serving.safety import FlaggedError, load_safety_checker
 from finetuner.serving.sampling import (
     decode_latents,
     native_size,
@@ -13,11 +15,12 @@ from finetuner.serving.sampling import (
     sampling_and_output_size,
     steps_and_guidance,
 )
-from finetuner.serving.settings import adapter_cache_bytes, compile_wanted
+from finetuner.serving.settings import adapter_cache_bytes, compile_wanted, safety_wanted
 from finetuner.serving.slot import PackedAdapter, Slot
 
 __all__ = [
     "FinetuneCache",
+    "FlaggedError",
     "ImagePromptCache",
     "PackedAdapter",
     "PromptCache",
@@ -26,7 +29,11 @@ __all__ = [
     "adapter_cache_bytes",
     "compile_wanted",
     "decode_latents",
+    "load_safety_checker",
     "native_size",
+    "raw_look",
+    "require_raw",
+    "safety_wanted",
     "sample_latents",
     "sampling_and_output_size",
     "steps_and_guidance",

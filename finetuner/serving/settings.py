@@ -32,7 +32,20 @@ def compile_wanted() -> bool:
     Raises:
         ValueError: it is neither.
     """
-    value = os.environ.get("COMPILE", str(int(torch.cuda.is_available())))
+    return _switch("COMPILE", default=torch.cuda.is_available())
+
+
+def safety_wanted() -> bool:
+    """Whether pictures are checked before they are returned: ``SAFETY``, 1 or 0.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return _switch("SAFETY", default=True)
+
+
+def _switch(variable: str, default: bool) -> bool:
+    value = os.environ.get(variable, str(int(default)))
     if value not in ("0", "1"):
-        raise ValueError(f"COMPILE: {value!r} is neither 0 nor 1.")
+        raise ValueError(f"{variable}: {value!r} is neither 0 nor 1.")
     return value == "1"
