@@ -148,15 +148,14 @@ class Slot:
             if strength != 0:  # as in `load`
                 _fill_a(own_a, adapter)
                 _fill_b(own_b, adapter, strength)
+        held = [(place.a, place.b) for place in self.places]
         try:
-            self._put(a, b)
+            for place, own_a, own_b in zip(self.places, *self._shares(a, b), strict=True):
+                place.put(own_a, own_b)
             yield
         finally:
-            self._put(self.a, self.b)
-
-    def _put(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        for place, own_a, own_b in zip(self.places, *self._shares(a, b), strict=True):
-            place.put(own_a, own_b)
+            for place, (own_a, own_b) in zip(self.places, held, strict=True):
+                place.a, place.b = own_a, own_b
 
     def _shares(self, a: torch.Tensor, b: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
         return a.split(self.inputs, dim=-1), b.split(self.outputs, dim=-1)

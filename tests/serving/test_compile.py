@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,11 @@ def test_nothing_is_compiled_again_after_the_start(generator):
         path.unlink()
     assert counters["stats"]["unique_graphs"] == compiled
 
+    for made_at_once in generator.generate_many([replace(picture(3), seed=seed) for seed in (0, 1)]):
+        made_at_once.path.unlink()
+    compiled = counters["stats"]["unique_graphs"]  # once more, for two rows
+
     again = generator.generate(picture(3)).path
+    assert counters["stats"]["unique_graphs"] == compiled
     assert again.read_bytes() == made[3]
     again.unlink()
