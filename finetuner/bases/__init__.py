@@ -5,7 +5,15 @@ how its texts, latents and velocities are made. Begin with base.py; a new family
 """
 
 from finetuner.bases.base import Base, choose_base
-from finetuner.bases.device import device, device_memory_bytes, device_name, switch, weight_dtype
+from finetuner.bases.device import (
+    device,
+    device_for,
+    device_memory_bytes,
+    device_name,
+    switch,
+    usable_bytes,
+    weight_dtype,
+)
 from finetuner.bases.families import family_of, family_with_linears
 from finetuner.bases.family import (
     BlockMemory,
@@ -20,9 +28,14 @@ from finetuner.bases.family import (
 )
 from finetuner.bases.linears import block_linears, target_names
 from finetuner.bases.model_folder import ModelFolder, ModelKind
+from finetuner.bases.placement import RESIDENT, Placement
+from finetuner.bases.quantise import PRECISIONS, QUANTISED, quantised_bytes
 from finetuner.bases.warm import WarmParts
 
 __all__ = [
+    "PRECISIONS",
+    "QUANTISED",
+    "RESIDENT",
     "Base",
     "BlockMemory",
     "Family",
@@ -33,17 +46,21 @@ __all__ = [
     "LatentStatistics",
     "ModelFolder",
     "ModelKind",
+    "Placement",
     "Size",
     "TextEmbeddings",
     "WarmParts",
     "block_linears",
     "choose_base",
     "device",
+    "device_for",
     "device_memory_bytes",
     "device_name",
     "family_of",
     "family_with_linears",
+    "quantised_bytes",
     "switch",
     "target_names",
+    "usable_bytes",
     "weight_dtype",
 ]

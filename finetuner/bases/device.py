@@ -9,6 +9,13 @@ from pathlib import Path
 
 import torch
 
+# Memory that is not ours to fill. All are allowances, not measurements: CUDA's context, its kernels and cuBLAS's workspaces
+# take about half a GiB; the caching allocator hands out 2 MiB blocks and splits them, and pictures of several sizes (some
+# 1 % larger than their square) leave gaps that fit nothing; and no card has yet shown what compiled blocks take at their peak.
+CONTEXT_BYTES = 3 << 28
+FRAGMENTATION = 0.05
+COMPILED = 0.05
+
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -43,3 +50,13 @@ def switch(variable: str) -> bool | None:
     if value not in ("", "0", "1"):
         raise ValueError(f"{variable}: {value!r} is neither 0 nor 1.")
     return value == "1" if value else None
+
+
+def usable_bytes(memory_bytes: int, compiled: bool = False) -> int:
+    """What of a device's memory tensors may take; ``compiled``: where the blocks are trained compiled."""
+    return int(memory_bytes * (1 - FRAGMENTATION - COMPILED * compiled)) - CONTEXT_BYTES
+
+
+def device_for(tensor_bytes: int) -> int:
+    """The memory of a device on which tensors may take so much."""
+    return int((tensor_bytes + CONTEXT_BYTES) / (1 - FRAGMENTATION)) + 1

@@ -7,19 +7,14 @@ of a block are its family's (`finetuner.bases`).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from finetuner.bases import BlockMemory, block_linears, family_of, target_names
+from finetuner.bases import QUANTISED, BlockMemory, block_linears, family_of, quantised_bytes, target_names
 
 KINDS = ("double", "single")  # of blocks, in the order in which they run
-
-# Bytes per weight of a quantised linear. int8: a byte, and a float32 scale per row (counted apart). nf4: half a byte, a byte
-# per 64 weights for their scale, and a float32 per 256 such scales; 0.516 is what bitsandbytes' weights take.
-QUANTISED = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 # Adafactor's temporaries, bytes per weight of the matrix in hand, by bytes per value: gradient and float32 copies.
 ADAFACTOR = {2: 16, 4: 8}
@@ -92,8 +87,7 @@ def base_bytes(sizes: Sizes, precision: str, dtype: torch.dtype) -> int:
     one such copy counts with them."""
     if precision not in QUANTISED:
         return (sizes.block_weights + sizes.other_weights) * dtype.itemsize
-    scales = 4 * sizes.block_rows if precision == "int8" else 0
-    quantised = math.ceil(sizes.block_weights * QUANTISED[precision]) + scales
+    quantised = quantised_bytes(sizes.block_weights, sizes.block_rows, precision)
     return quantised + (sizes.other_weights + sizes.largest) * dtype.itemsize
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from finetuner.bases import QUANTISED, device_for, usable_bytes
 from finetuner.training.costs import (
-    QUANTISED,
     Sizes,
     StepSize,
     compiled_extra_bytes,
@@ -20,13 +20,6 @@ from finetuner.training.costs import (
 )
 
 GIB = 1 << 30
-
-# Memory that is not ours to fill. All are allowances, not measurements: CUDA's context, its kernels and cuBLAS's workspaces
-# take about half a GiB; the caching allocator hands out 2 MiB blocks and splits them, and buckets of several sizes (some
-# 1 % larger than their square) leave gaps that fit nothing; and no card has yet shown what compiled blocks take at their peak.
-CONTEXT_BYTES = 3 * GIB // 4
-FRAGMENTATION = 0.05
-COMPILED = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,6 @@ class Plan:
     peak_bytes: int  # of all tensors alive at once, by the formula; the margin comes on top
     step_flop: int  # of the whole batch at the largest resolution
     ranks: int = 1  # processes, a card each, that run such a step at once, each on its share of the recipe's batch
-
-
-def usable_bytes(memory_bytes: int, compiled: bool = False) -> int:
-    """What of a device's memory tensors may take."""
-    return int(memory_bytes * (1 - FRAGMENTATION - COMPILED * compiled)) - CONTEXT_BYTES
 
 
 def never(eager_flop: float, compiled_flop: float) -> bool:
@@ -134,5 +122,4 @@ def _refusal(sizes: Sizes, step: StepSize, memory_bytes: int) -> str:
         return f"{refusal} finetune_type lora would fit."
     if _least(sizes, replace(step, tokens=step.tokens // 2)) <= usable:
         return f"{refusal} Images of half the area would fit: try priority speed."
-    device = math.ceil((needed + CONTEXT_BYTES) / (1 - FRAGMENTATION) / GIB)
-    return f"{refusal} Use a device with {device} GiB or more."
+    return f"{refusal} Use a device with {math.ceil(device_for(needed) / GIB)} GiB or more."

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from finetuner.bases.device import CONTEXT_BYTES
 from finetuner.requests import FinetuneRequest
-from finetuner.training.plan import CONTEXT_BYTES
 from finetuner.training.recipe import recipe_for
 
 ARCHIVE = Path("photos.zip")
