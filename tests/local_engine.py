@@ -50,5 +50,7 @@ class Inside:
 
 
 def engine_of(cluster: Idle | Inside, folder: Path, limits: Limits | None = None) -> Engine:
-    settings = Settings(folder=folder, limits=limits or Limits())
+    """What is idle has room for any number of jobs at once: none of them ends by itself."""
+    room = {"replicas": (1, 1000), "trainings": 1000} if isinstance(cluster, Idle) else {}
+    settings = Settings(folder=folder, limits=limits or Limits(queue=10**6, trainings=1000, drawings=1000), **room)
     return Engine(settings, Records(settings.records_url, settings.limits), cluster, FolderStore(folder / "finetunes"))

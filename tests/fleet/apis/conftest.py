@@ -29,7 +29,7 @@ def start_api(tmp_path_factory) -> Iterator[Callable[..., Api]]:
         yield start
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api(start_api) -> Api:
     """In front of an engine whose jobs wait for the test."""
     return start_api()
