@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import statistics
 import tempfile
@@ -42,7 +43,12 @@ def run() -> str:
         finetunes = [publish(store, base, seed) for seed in (1, 2)]
         generator, bare = Generator(base, store), base.load_pipeline()
         bare.set_progress_bar_config(disable=True)
-        rows = [*requests(generator, bare, finetunes[0]), *steps(generator, bare, finetunes), *floating_point(bare)]
+        rows = [
+            *requests(generator, bare, finetunes[0]),
+            *inputs(generator, finetunes[0]),
+            *steps(generator, bare, finetunes),
+            *floating_point(bare),
+        ]
     lines = [f"| {what} | {ratio:.3f} | {target} |" for what, ratio, target in rows]
     return "\n".join(
         [
@@ -91,6 +97,31 @@ def requests(generator: Generator, bare: FluxPipeline, finetune_id: str) -> list
     return [
         ("a request, to the bare FluxPipeline call without a LoRA", ratio(fresh, reference), "1.10"),
         ("the same with a prompt that came before", ratio(cached, reference), ""),
+    ]
+
+
+def inputs(generator: Generator, finetune_id: str) -> list[tuple[str, float, str]]:
+    """What an input costs: a request with it, to the same request without it."""
+    checker, photographer = generator.safety, copy.copy(generator)
+    # As a base of photographs: the look takes the same work on any.
+    photographer.base = dataclasses.replace(generator.base, pictures="photographs")
+
+    def plain() -> None:
+        generate(generator)
+
+    def unchecked() -> None:
+        generator.safety = None
+        generate(generator)
+        generator.safety = checker
+
+    def generate(chosen: Generator, **changes) -> None:
+        request = ImageRequest(PROMPT, finetune_id, steps=STEPS, seed=0, output_format="png", **changes)
+        chosen.generate(request).path.unlink()
+
+    with_check, without, raw = interleaved(REQUESTS, plain, unchecked, lambda: generate(photographer, raw=True))
+    return [
+        ("a request that is checked, to one with SAFETY=0", ratio(with_check, without), ""),
+        ("a raw request, to one that is not", ratio(raw, with_check), "1.00"),
     ]
 
 
