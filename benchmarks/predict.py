@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import statistics
 import tempfile
@@ -48,6 +49,7 @@ def run() -> str:
         rows = [
             *requests(generator, bare, finetunes[0]),
             *inputs(generator, finetunes[0]),
+            *checks(generator, finetunes[0]),
             *steps(generator, bare, finetunes),
             *floating_point(bare),
         ]
@@ -178,6 +180,31 @@ def many_rows(generator: Generator, finetunes: list[str]) -> list[str]:
             cells.append(f"{ratio(together, alone):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         rows.append(f"| {side} px | {' | '.join(cells)} |")
     return rows
+
+
+def checks(generator: Generator, finetune_id: str) -> list[tuple[str, float, str]]:
+    """What the safety check and the raw look cost a request."""
+    checker, photographer = generator.safety, copy.copy(generator)
+    # As a base of photographs: the look takes the same work on any.
+    photographer.base = dataclasses.replace(generator.base, pictures="photographs")
+
+    def plain() -> None:
+        generate(generator)
+
+    def unchecked() -> None:
+        generator.safety = None
+        generate(generator)
+        generator.safety = checker
+
+    def generate(chosen: Generator, **changes) -> None:
+        request = ImageRequest(PROMPT, finetune_id, steps=STEPS, seed=0, output_format="png", **changes)
+        chosen.generate(request).path.unlink()
+
+    with_check, without, raw = interleaved(REQUESTS, plain, unchecked, lambda: generate(photographer, raw=True))
+    return [
+        ("a request that is checked, to one with SAFETY=0", ratio(with_check, without), ""),
+        ("a raw request, to one that is not", ratio(raw, with_check), "1.00"),
+    ]
 
 
 def steps(generator: Generator, bare: FluxPipeline, finetunes: list[str]) -> list[tuple[str, float, str]]:

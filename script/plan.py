@@ -19,6 +19,7 @@ from finetuner.training.activations import checkpoint_blocks
 from finetuner.training.costs import Sizes, StepSize, peak_bytes, step_flop, token_count
 from finetuner.training.plan import GIB, Plan, choose_plan
 from finetuner.training.recipe import Recipe
+from script.plan_drawing import print_drawing
 from script.trace_step import on_meta, prepared, trace
 
 # What transformer/config.json says of them. FLUX.1-dev's: black-forest-labs/FLUX.1-dev; klein's: diffusers'
@@ -67,6 +68,8 @@ def main() -> None:
     options = parse()
     logging.set_verbosity_error()  # diffusers warns of the cast to bfloat16
     config = BASES[options.base]
+    if options.drawing:
+        return print_drawing(options.base, config)
     sizes = Sizes.of(on_meta(config))
     billions, blocks = (sizes.block_weights + sizes.other_weights) / 1e9, len(sizes.order)
     print(f"{options.base}: {billions:.2f} B parameters, {blocks} blocks. LoRA of rank {RANK}, {Recipe.batch_size} images.\n")
@@ -91,6 +94,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="show how far the formulas that jobs decide by are from a trace, in percent"
     )
+    parser.add_argument("--drawing", action="store_true", help="show what drawing takes, not training")
     return parser.parse_args()
 
 

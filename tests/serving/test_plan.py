@@ -4,17 +4,22 @@ import dataclasses
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from helpers import publish
 from PIL import Image, ImageChops, ImageStat
 
 from benchmarks.adapters import random_adapter
-from finetuner.bases import RESIDENT, Base, device_for
+from finetuner.bases import RESIDENT, Base, device_for, family_of
 from finetuner.generate import Generator
 from finetuner.paths import WEIGHTS
 from finetuner.requests import ImageRequest
 from finetuner.serving import Slot
-from finetuner.serving.plan import CPU_WAYS, WAYS, DrawingSizes, choose_placement, drawing_bytes, fastest
+from finetuner.serving.plan import CPU_WAYS, DECODED_VALUES, WAYS, DrawingSizes, choose_placement, drawing_bytes, fastest
 from finetuner.store import FolderStore
+from script.plan import BASES
+from script.plan_drawing import VAE
+from script.trace_serving import trace_decode, trace_transformer
+from script.trace_step import on_meta
 
 GIB = 1 << 30
 
@@ -110,6 +115,20 @@ def test_the_weights_that_are_counted_are_the_bases(base):
     assert sizes.vae == sum(p.numel() for p in pipeline.vae.parameters())
     slot = Slot(pipeline.transformer, 32)
     assert sizes.slot == slot.a.numel() + slot.b.numel()
+
+
+@pytest.mark.parametrize("base_name", ["FLUX.1-dev", "FLUX.2-klein-base-9B"])
+def test_what_a_step_takes_is_what_a_trace_of_it_shows(base_name):
+    """Of few blocks: nothing of one is alive in the next."""
+    transformer = on_meta(BASES[base_name] | {"num_layers": 1, "num_single_layers": 2}).to(torch.bfloat16).requires_grad_(False)
+    formula = family_of(transformer).STEP_VALUES * transformer.inner_dim * (4096 + 512) * 2
+    assert trace_transformer(transformer, 4096, 512, 32) == pytest.approx(formula, rel=0.03)
+
+
+def test_what_the_vae_takes_is_what_a_trace_of_it_shows():
+    with torch.device("meta"):
+        vae = AutoencoderKL(**VAE).to(torch.bfloat16).requires_grad_(False)
+    assert trace_decode(vae, 512, 256) == pytest.approx(DECODED_VALUES * 512 * 256 * 2, rel=0.03)
 
 
 def test_a_small_base_is_resident_here_and_the_log_says_so(caplog):
