@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 APP = "drawing"
 TRIES = 4  # of a job whose node or process is lost: one that kills whatever it runs on must end, too
-ONGOING = 2  # requests that a replica is given at once: the next waits there while one is drawn
+ONGOING = 1  # requests that a replica is given at once: behind another's picture none waits while a replica is idle
 # Requests of a finetune go to one replica, which has it in memory, and to the next in the ring where that one has its hands
 # full: benchmarks/fleet.py compares it with Serve's other ways.
 BY_FINETUNE = RequestRouterConfig(

@@ -46,8 +46,8 @@ class Engine:
         self._fetcher = Fetcher()
         self._lanes = {
             Kind.TRAINING: Lane(settings.trainings, self._train),
-            # A replica has one in the making and one at hand; who else waits, waits in turn by owner.
-            Kind.DRAWING: Lane(2 * settings.replicas[1], self._draw),
+            # One for each replica: who else waits, waits in turn by owner.
+            Kind.DRAWING: Lane(settings.replicas[1], self._draw),
         }
         self._closed = False
         self.lost = asyncio.Event()  # set where this engine can do no more, and its process should end
