@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+import sys
 from typing import Any
 
 import ray
@@ -28,7 +29,7 @@ ONGOING = 1  # requests that a replica is given at once: behind another's pictur
 # full: benchmarks/fleet.py compares it with Serve's other ways.
 BY_FINETUNE = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
-    request_router_kwargs={"num_fallback_replicas": 2},
+    request_router_kwargs={"num_fallback_replicas": sys.maxsize},  # all: a finetune that everyone wants is drawn by each
 )
 CANCEL_SECONDS = 20.0
 ALIVE_SECONDS = 10.0
