@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+import sys
 from typing import Any
 
 import ray
@@ -23,12 +24,12 @@ log = logging.getLogger(__name__)
 
 APP = "drawing"
 TRIES = 4  # of a job whose node or process is lost: one that kills whatever it runs on must end, too
-ONGOING = 2  # requests that a replica is given at once: the next waits there while one is drawn
+ONGOING = 1  # requests that a replica is given at once: behind another's picture none waits while a replica is idle
 # Requests of a finetune go to one replica, which has it in memory, and to the next in the ring where that one has its hands
 # full: benchmarks/fleet.py compares it with Serve's other ways.
 BY_FINETUNE = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
-    request_router_kwargs={"num_fallback_replicas": 2},
+    request_router_kwargs={"num_fallback_replicas": sys.maxsize},  # all: a finetune that everyone wants is drawn by each
 )
 CANCEL_SECONDS = 20.0
 ALIVE_SECONDS = 10.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from finetuner.store import Store, open_store
+from finetuner.store import Store, StoreError, open_store
 from fleet.cluster import Cluster
 from fleet.fetching import Fetcher, FetchError, file_name
 from fleet.lane import Lane
@@ -28,6 +28,7 @@ POLL_SECONDS = 1.0  # between looks at what a training has written
 PUBLISH_SECONDS = 60.0  # between tries of a training whose result waits for the store
 PUBLISH_TRIES = 10
 TIDY_SECONDS = 3600.0
+ADOPT_SECONDS = 60.0
 DATABASE_SECONDS = 5.0  # between tries of a database that is away
 FILES = ("input_images", "image_prompt")  # the inputs that may be addresses
 
@@ -46,8 +47,8 @@ class Engine:
         self._fetcher = Fetcher()
         self._lanes = {
             Kind.TRAINING: Lane(settings.trainings, self._train),
-            # A replica has one in the making and one at hand; who else waits, waits in turn by owner.
-            Kind.DRAWING: Lane(2 * settings.replicas[1], self._draw),
+            # One for each replica: who else waits, waits in turn by owner.
+            Kind.DRAWING: Lane(settings.replicas[1], self._draw),
         }
         self._closed = False
         self.lost = asyncio.Event()  # set where this engine can do no more, and its process should end
@@ -68,7 +69,7 @@ class Engine:
         engine._at_the_end.callback(lease.close)
         for job in await asyncio.to_thread(records.unended):
             engine._enqueue(job)
-        engine._caring = [asyncio.create_task(care) for care in (engine._keep(lease), engine._tidy_up())]
+        engine._caring = [asyncio.create_task(care) for care in (engine._keep(lease), engine._tidy_up(), engine._adopt())]
         return engine
 
     async def health(self) -> str | None:
@@ -89,8 +90,13 @@ class Engine:
         Raises:
             QueueFull, QuotaExceeded: it was not accepted.
         """
-        await asyncio.to_thread(self.records.accept, job)
-        self._enqueue(job)
+        self._ended[job.id] = asyncio.Event()  # before it is kept, or `_adopt` would take it for one that nobody works on
+        try:
+            await asyncio.to_thread(self.records.accept, job)
+        except BaseException:
+            del self._ended[job.id]
+            raise
+        self._lanes[job.kind].add(job)
         return job
 
     async def wait(self, job_id: str, seconds: float) -> Job | None:
@@ -142,7 +148,7 @@ class Engine:
         await self._run(job, self._with_files(job, lambda inputs: self._cluster.draw(inputs, job.finetune_id, str(folder))))
 
     async def _train(self, job: Job) -> None:
-        folder = TrainingFolder(self.settings.trainings_folder / job.id)
+        folder = self._folder_of(job)
         watching = asyncio.create_task(self._watch(job.id, folder))
         try:
             await self._run(job, self._with_files(job, lambda inputs: self._train_and_publish(job, inputs, folder)))
@@ -179,7 +185,8 @@ class Engine:
         """Do the work of a job and note its end."""
         try:
             if not await self._note(job.id, state=State.RUNNING, started_at=job.started_at or datetime.now(UTC)):
-                return  # cancelled meanwhile
+                self._over(job.id)  # cancelled meanwhile
+                return
             done = await work
         except Exception:
             if not await self._cluster.is_alive():
@@ -192,10 +199,12 @@ class Engine:
         finally:
             work.close()
         metrics = done.pop("metrics", {})
+        last = await asyncio.to_thread(self._folder_of(job).read)  # the lines since `_watch` looked; of a drawing none
         if error := done.get("error"):
-            await self._note(job.id, state=State.FAILED, error=error)
+            ending = {"state": State.FAILED, "error": error}
         else:
-            await self._note(job.id, state=State.SUCCEEDED, progress=1.0, output=done, metrics=metrics)
+            ending = {"state": State.SUCCEEDED, "progress": 1.0, "output": done, "metrics": metrics}
+        await self._note(job.id, **last | ending)
         self._over(job.id)
 
     async def _watch(self, job_id: str, folder: TrainingFolder) -> None:
@@ -208,24 +217,45 @@ class Engine:
                 await self._note(job_id, **changes)
                 before = news
 
+    def _folder_of(self, job: Job) -> TrainingFolder:
+        return TrainingFolder(self.settings.trainings_folder / job.id)
+
     async def _clear_training(self, job_id: str) -> None:
         """Of a training that is over, remove the folder, and what it published where it was cancelled as it did."""
         job = await asyncio.to_thread(self.records.job, job_id)
         if job and not job.ended:
             return
         if job and job.state != State.SUCCEEDED:
-            with suppress(ValueError):  # there is none, as a rule
+            try:
                 await asyncio.to_thread(self._store.delete, job.finetune_id)
+            except ValueError:
+                pass  # there is none, as a rule
+            except StoreError as error:
+                log.warning("What training %s may have published cannot be deleted yet: %s", job_id, error)
+                return  # the folder stays, and `_tidy_up` tries again
         await asyncio.to_thread(shutil.rmtree, self.settings.trainings_folder / job_id, ignore_errors=True)
 
     async def _tidy_up(self) -> None:
-        """What an engine that was killed left behind, and, every hour, what is past its time."""
-        for folder in self.settings.trainings_folder.glob("*"):
-            await self._clear_training(folder.name)
+        """Every hour, clear away what was left behind, and what is past its time."""
         while True:
-            for job in await asyncio.to_thread(self.records.expire, datetime.now(UTC)):
-                await asyncio.to_thread(shutil.rmtree, self.settings.results_folder / job.id, ignore_errors=True)
+            try:
+                for folder in self.settings.trainings_folder.glob("*"):
+                    await self._clear_training(folder.name)
+                for job in await asyncio.to_thread(self.records.expire, datetime.now(UTC)):
+                    await asyncio.to_thread(shutil.rmtree, self.settings.results_folder / job.id, ignore_errors=True)
+            except OperationalError as error:
+                log.warning("Old jobs cannot be cleared away: %s. It is tried again in an hour", error.orig)
             await asyncio.sleep(TIDY_SECONDS)
+
+    async def _adopt(self) -> None:
+        """Every minute, take on jobs that were accepted and that nobody works on: an engine whose time was over took them in
+        its last second, or the request was broken off between the record and the queue."""
+        while True:
+            await asyncio.sleep(ADOPT_SECONDS)
+            with suppress(OperationalError):  # it is away, and `_note` says so
+                for job in await asyncio.to_thread(self.records.unended):
+                    if job.id not in self._ended:
+                        self._enqueue(job)
 
     async def _keep(self, lease: Lease) -> None:
         """Stop where another engine has taken over: this process was held up for long."""

@@ -284,6 +284,22 @@ def test_a_job_publishes_once_wherever_it_dies_and_again_when_its_finetune_is_de
     assert f"This same job made finetune {published.id}, which is not to be had any more" in caplog.text
 
 
+def test_who_keeps_account_of_the_jobs_names_the_finetune_and_its_folder(store, tmp_path):
+    wanted, figures = "8f14e45f-ceea-467f-a8f0-1d0a1a3f1c2b", []
+
+    def job() -> Checkpoint:
+        return Checkpoint(tmp_path / "jobs" / "the job's own")
+
+    request = style_request(training_steps=2, finetune_type="lora", lora_rank=16)
+    published = finetune.finetune(request, wanted, job(), lambda values, step: figures.append((step, values)))
+    assert published.id == wanted == store.fetch(wanted).id
+    assert [step for step, _ in figures] == [1, 2] and figures[0][1].keys() >= {"loss", "images_per_second"}
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["the job's own"]
+    shutil.rmtree(tmp_path / "jobs")
+    assert finetune.finetune(request, wanted, job(), lambda *_: pytest.fail("trained again")).id == wanted
+    assert finetune.finetune(request).id != wanted
+
+
 def test_a_result_that_cannot_be_published_is_kept_and_published_later(store, tmp_path, monkeypatch):
     def seal_and_lose_the_store(*arguments) -> None:
         seal(*arguments)
