@@ -7,10 +7,11 @@ from contextlib import ExitStack
 
 import pytest
 from apis_of_tests import ANN, BOB, EMOJI, Api, running
-from local_engine import Idle, engine_of
+from local_engine import Idle, Inside, engine_of
 
 from fleet.apis import build_app
 from fleet.apis.front import Served
+from fleet.engine import Engine
 from fleet.keys import Keys, sha256
 from fleet.records import Limits
 
@@ -20,10 +21,16 @@ def start_api(tmp_path_factory) -> Iterator[Callable[..., Api]]:
     """Call it with what does the work, or nothing; the keys are Ann's and Bob's, unless others are named."""
     with ExitStack() as open_ones:
 
-        def start(cluster=None, served: Served = EMOJI, keys: Keys | None = None, limits: Limits | None = None) -> Api:
+        def start(
+            cluster: Idle | Inside | None = None,
+            served: Served = EMOJI,
+            keys: Keys | None = None,
+            limits: Limits | None = None,
+            engine: Engine | None = None,
+        ) -> Api:
             folder = tmp_path_factory.mktemp("shared")
             keys = keys if keys is not None else Keys({"ann": sha256(ANN), "bob": sha256(BOB)})
-            engine = engine_of(cluster or Idle(), folder, limits)
+            engine = engine or engine_of(cluster or Idle(), folder, limits)
             return Api(open_ones.enter_context(running(build_app(engine, served, keys))), engine, folder)
 
         yield start

@@ -10,7 +10,6 @@ import uuid
 import zipfile
 from pathlib import Path
 
-import black_forest_labs
 import pytest
 import replicate
 import requests
@@ -152,7 +151,10 @@ def test_npms_ai_sdk(api, finetune_id, owl):
     assert told["refused"] == "num_inference_steps is not an input here. Send steps."
 
 
-def test_black_forest_labs_client_draws_with_what_replicates_trained(api, finetune_id):
+def test_black_forest_labs_client_draws_with_what_replicates_trained(api, finetune_id, monkeypatch):
+    monkeypatch.setenv("BFL_API_KEY", ANN)  # it wants one as it is imported
+    import black_forest_labs
+
     client = black_forest_labs.Client(ANN, base_url=api.url)
     asked = {"prompt": "an owl, LINEICON style", "finetune_id": finetune_id, "aspect_ratio": "1:1", "seed": 7}
     task = client.generate("flux-pro-1.1-ultra-finetuned", **asked)
