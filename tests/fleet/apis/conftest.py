@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from apis_of_tests import ANN, BOB, EMOJI, Api, running
+from helpers import EXAMPLES
 from local_engine import Idle, Inside, engine_of
 
 from fleet.apis import build_app
@@ -40,3 +43,24 @@ def start_api(tmp_path_factory) -> Iterator[Callable[..., Api]]:
 def api(start_api) -> Api:
     """In front of an engine whose jobs wait for the test."""
     return start_api()
+
+
+@pytest.fixture(scope="session")
+def working_api(start_api) -> Iterator[Api]:
+    """In front of an engine that trains and draws, with the embedded base."""
+    with pytest.MonkeyPatch.context() as patch:
+        api = start_api(Inside())
+        patch.setenv("FINETUNE_STORE", str(api.folder / "finetunes"))
+        patch.setenv("BASE_MODEL", "flux-emoji")
+        yield api
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory) -> Path:
+    """Two pictures of the example with their captions."""
+    path = tmp_path_factory.mktemp("archives") / "icons.zip"
+    with zipfile.ZipFile(EXAMPLES / "line-icons.zip") as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            if name.startswith(("owl.", "dog.")):
+                target.writestr(name, source.read(name))
+    return path

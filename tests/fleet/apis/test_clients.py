@@ -3,47 +3,27 @@
 import base64
 import io
 import json
-import shutil
 import subprocess
 import time
 import uuid
-import zipfile
-from pathlib import Path
 
 import pytest
 import replicate
 import requests
-from apis_of_tests import ANN, BOB
-from helpers import EXAMPLES
-from local_engine import Inside
+from apis_of_tests import ANN, BOB, Api
+from clients import CLIENTS, install_node_modules
 from PIL import Image
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.helpers import FileOutput
 
-CLIENTS = Path(__file__).parents[1] / "clients"
 TRAINER, PRO = "black-forest-labs/flux-pro-trainer", "black-forest-labs/flux-pro-finetuned"
 OWL = {"prompt": "an owl, LINEICON style", "steps": 2, "seed": 7, "output_format": "png"}
 SHORT = {"mode": "style", "trigger_word": "LINEICON", "priority": "speed", "finetune_type": "lora", "lora_rank": 16}
 
 
 @pytest.fixture(scope="module")
-def api(start_api):
-    with pytest.MonkeyPatch.context() as patch:
-        api = start_api(Inside())
-        patch.setenv("FINETUNE_STORE", str(api.folder / "finetunes"))
-        patch.setenv("BASE_MODEL", "flux-emoji")
-        yield api
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory) -> Path:
-    """Two pictures of the example with their captions."""
-    path = tmp_path_factory.mktemp("archives") / "icons.zip"
-    with zipfile.ZipFile(EXAMPLES / "line-icons.zip") as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            if name.startswith(("owl.", "dog.")):
-                target.writestr(name, source.read(name))
-    return path
+def api(working_api) -> Api:
+    return working_api
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +107,7 @@ def test_another_keys_finetune_is_not_found(api, finetune_id):
 
 
 def node(script: str, *arguments: str) -> dict:
-    if shutil.which("npm") is None:
-        pytest.skip("no npm is here: apt-get install npm")
-    if not (CLIENTS / "node_modules" / ".package-lock.json").is_file():
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=CLIENTS, check=True, capture_output=True)
+    install_node_modules()
     run = subprocess.run(["node", script, *arguments], cwd=CLIENTS, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
