@@ -188,7 +188,7 @@ def weighed_attention(tokens: int, weighed: slice, strength: float, place: torch
 
     At 0 a token so weighed would be gone, and as the strength goes to 0 the picture goes to the one without it, with no jump on
     the way. Scaling the tokens themselves does not: a token of zeros is still a key and a value. At 1 there is no addition,
-    and the attention is the pipeline's own. docs/image-prompts.md has both measured.
+    and the attention is the pipeline's own. benchmarks/image_prompts.py measures both.
 
     Args:
         tokens: all that attention reads.
