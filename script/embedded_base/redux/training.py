@@ -23,7 +23,7 @@ from .views import DRAWN_AS, SIDE, ViewMaker
 PATCH = 12  # pixels: 36 tokens, a little more than a prompt has
 WIDTH = 128
 SIGHT_STEPS, SIGHT_BATCH = 1500, 96
-STEPS, BATCH = 700, 16
+STEPS, BATCH = 1500, 16
 # AdamW's, Muon's for the tower's matrices, in units of Adam's, and the head's or the projection's.
 SEEING_RATES, TOLD_RATES = (1e-3, 3e-3, 1e-3), (3e-4, 1e-3, 3e-3)
 LOUDNESS = 8.0  # of the projection's first words: the base hears a token's voice over 32 of the text's only if it is loud
