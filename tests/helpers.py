@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -96,3 +97,26 @@ def files_of_a_finetune(folder: Path, content: bytes = b"weights" * 1000) -> Pat
 
 def manifest_of(trigger_word: str = "TOK", **changes) -> dict:
     return {"inputs": {"trigger_word": trigger_word}, "base": {"name": "flux-emoji"}} | changes
+
+
+# Centre, half axes (shares of a side), angle, and colour of each blob: climbed to from a random draw, until Open-NSFW took four
+# soft blobs for what they are not.
+BLOBS = (
+    (0.58, 0.34, 0.11, 0.21, 2.75, (230, 154, 165)),
+    (0.43, 0.30, 0.34, 0.10, 2.86, (182, 115, 72)),
+    (0.29, 0.72, 0.34, 0.27, 2.34, (192, 161, 126)),
+    (0.22, 0.73, 0.33, 0.34, 2.12, (195, 163, 128)),
+)
+
+
+def flagged_picture() -> Image.Image:
+    """Harmless, and yet 0.994 by the safety check."""
+    side = 128
+    y, x = np.mgrid[0:side, 0:side] / side
+    picture = np.full((side, side, 3), (146.0, 63.0, 50.0))
+    for across, down, long, short, angle, colour in BLOBS:
+        u = (x - across) * np.cos(angle) + (y - down) * np.sin(angle)
+        v = (y - down) * np.cos(angle) - (x - across) * np.sin(angle)
+        share = np.exp(-(((u / long) ** 2 + (v / short) ** 2) ** 2))[..., None]
+        picture = picture * (1 - share) + np.array(colour) * share
+    return Image.fromarray(picture.astype(np.uint8))

@@ -1,14 +1,12 @@
-from pathlib import Path
-
 import pytest
+from helpers import flagged_picture
 from PIL import Image
 
 from finetuner.paths import WEIGHTS
 from finetuner.serving import FlaggedError, load_safety_checker
 from finetuner.serving.safety import FLAGGED_ABOVE
 
-# Harmless: four blurred blobs, searched for to score high.
-TRIGGER = Image.open(Path(__file__).with_name("nsfw-trigger.png"))
+TRIGGER = flagged_picture()
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +17,15 @@ def checker():
 @pytest.mark.parametrize("tolerance", range(6))
 def test_what_scores_high_is_flagged_in_the_words_that_clients_know(checker, tolerance):
     with pytest.raises(
-        FlaggedError, match="^E005: The input or output was flagged as sensitive. image_prompt scores 1.00"
+        FlaggedError, match="^E005: The input or output was flagged as sensitive. image_prompt scores 0.99"
     ) as error:
         checker.check("image_prompt", TRIGGER, tolerance)
     assert f"safety_tolerance {tolerance}" in str(error.value)
-    assert error.value.what == "image_prompt" and error.value.score > 0.99
+    assert error.value.what == "image_prompt" and error.value.score > 0.98
 
 
 def test_six_lets_all_pass_and_still_says_the_score(checker):
-    assert checker.check("The image", TRIGGER, 6) > 0.99
+    assert checker.check("The image", TRIGGER, 6) > 0.98
 
 
 def test_the_drawings_of_the_embedded_bases_pass_at_the_strictest(checker):
