@@ -13,6 +13,8 @@ from fleet.apis.app import build_app, host
 from fleet.engine import Engine
 from fleet.keys import Keys
 
+WRONG_SETTING = 2  # the exit status after which starting anew does not help
+
 
 async def serve() -> int:
     """Serve until a signal comes, or the engine can do no more: then 1, for whoever starts it anew."""
@@ -39,7 +41,8 @@ def main() -> None:
     try:
         sys.exit(asyncio.run(serve()))
     except ValueError as error:
-        sys.exit(f"python -m fleet: {error}")
+        print(f"python -m fleet: {error}", file=sys.stderr)
+        sys.exit(WRONG_SETTING)
 
 
 if __name__ == "__main__":

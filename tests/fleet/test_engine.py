@@ -76,7 +76,7 @@ def finetune_id(settings) -> str:
         assert ended.output == {"finetune_id": job.finetune_id}
         assert ended.progress == 1 and ended.metrics["train_seconds"] > 0
         assert "Published finetune" in ended.logs
-        assert not (settings.trainings_folder / job.id).exists()
+        await until(lambda: not (settings.trainings_folder / job.id).exists())
         return job.finetune_id
 
     return run(settings, train)
@@ -176,13 +176,14 @@ def test_cancelled_jobs_make_nothing(settings, finetune_id, store):
         canceled = [await engine.cancel("ann", job.id) for job in (waits, runs)]
         assert await engine.cancel("bob", runs.id) is None
         after = await engine.submit(training("bob"))  # starts when the cancelled one has let go
-        return canceled, await engine.wait(after.id, SECONDS)
+        ended = await engine.wait(after.id, SECONDS)
+        await until(lambda: not list(settings.trainings_folder.glob("*")))
+        return canceled, ended
 
     canceled, after = run(settings, cancel)
     assert [job.state for job in canceled] == [State.CANCELED] * 2
     assert after.state is State.SUCCEEDED
     assert published(store) - before == {after.finetune_id}
-    assert not list(settings.trainings_folder.glob("*"))
 
 
 def test_a_cancelled_picture_is_given_up(settings, finetune_id):
@@ -265,9 +266,10 @@ def test_jobs_of_a_killed_engine_go_on(settings, finetune_id, store):
     engine.wait()
 
     async def go_on(next_engine: Engine) -> list[Job]:
-        return [await next_engine.wait(job.id, SECONDS) for job in jobs]
+        ended = [await next_engine.wait(job.id, SECONDS) for job in jobs]
+        await until(lambda: not list(settings.trainings_folder.glob("*")))
+        return ended
 
     ended = run(settings, go_on)
     assert [job.state for job in ended] == [State.SUCCEEDED] * 4, ended
     assert published(store) - before == {jobs[0].finetune_id, jobs[1].finetune_id}
-    assert not list(settings.trainings_folder.glob("*"))
