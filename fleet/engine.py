@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # between looks at what a training has written
 PUBLISH_SECONDS = 60.0  # between tries of a training whose result waits for the store
-PUBLISH_TRIES = 10
+PUBLISH_TRIES = 24 * 60  # a day of them: a whole training waits there, and is lost after
 TIDY_SECONDS = 3600.0
 ADOPT_SECONDS = 60.0
 DATABASE_SECONDS = 5.0  # between tries of a database that is away

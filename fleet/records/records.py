@@ -26,6 +26,7 @@ T = TypeVar("T")
 WAITS = (0.1, 0.4, 1.0, 2.0, 4.0, 8.0)  # seconds before each new try: a database that restarts is back within them
 # What a client may still ask for: a picture's record goes with the picture, a training is looked up for longer.
 KEPT = {Kind.DRAWING: timedelta(days=1), Kind.TRAINING: timedelta(days=30)}
+PORTION = 10_000  # jobs of a kind that are forgotten at once: SQLite takes 32,766 values in a query
 
 
 class QueueFull(RuntimeError):
@@ -154,11 +155,11 @@ class Records:
         return self._patiently(changed)
 
     def expire(self, now: datetime) -> builtins.list[Job]:
-        """Forget the jobs that ended long ago. Returns them: the files of their results are nobody's any more."""
+        """Forget jobs that ended long ago. Returns them: the files of their results are nobody's any more."""
         expired: builtins.list[Job] = []
         for kind, kept in KEPT.items():
             old = (JOBS.c.kind == kind) & JOBS.c.state.in_(FINAL) & (JOBS.c.completed_at < now - kept)
-            expired += self._jobs(select(JOBS).where(old))
+            expired += self._jobs(select(JOBS).where(old).limit(PORTION))
         query = delete(JOBS).where(JOBS.c.id.in_([job.id for job in expired]))
         self._patiently(lambda connection: connection.execute(query))
         return expired
