@@ -70,6 +70,8 @@ def train(finetune_id: str, inputs: dict, folder: str, expiry: float = EXPIRY_SE
     with _logging_to(here.log):
         try:
             request = from_json(FinetuneRequest, inputs)
+            if not request.input_images.is_file():
+                raise ValueError("input_images: the archive is not on the server any more. Send it again.")
 
             def progress(values: dict[str, float], step: int) -> None:
                 leases[-1].require_held()
