@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import statistics
 import tempfile
@@ -46,6 +47,7 @@ def run() -> str:
         rows = [
             *requests(generator, bare, finetunes[0]),
             *inputs(generator, finetunes[0]),
+            *pictures_and_longer_prompts(generator, finetunes[0]),
             *steps(generator, bare, finetunes),
             *floating_point(bare),
         ]
@@ -101,7 +103,32 @@ def requests(generator: Generator, bare: FluxPipeline, finetune_id: str) -> list
 
 
 def inputs(generator: Generator, finetune_id: str) -> list[tuple[str, float, str]]:
-    """Whole requests with an input, against the same request without it, whose prompt came before."""
+    """What an input costs: a request with it, to the same request without it."""
+    checker, photographer = generator.safety, copy.copy(generator)
+    # As a base of photographs: the look takes the same work on any.
+    photographer.base = dataclasses.replace(generator.base, pictures="photographs")
+
+    def plain() -> None:
+        generate(generator)
+
+    def unchecked() -> None:
+        generator.safety = None
+        generate(generator)
+        generator.safety = checker
+
+    def generate(chosen: Generator, **changes) -> None:
+        request = ImageRequest(PROMPT, finetune_id, steps=STEPS, seed=0, output_format="png", **changes)
+        chosen.generate(request).path.unlink()
+
+    with_check, without, raw = interleaved(REQUESTS, plain, unchecked, lambda: generate(photographer, raw=True))
+    return [
+        ("a request that is checked, to one with SAFETY=0", ratio(with_check, without), ""),
+        ("a raw request, to one that is not", ratio(raw, with_check), "1.00"),
+    ]
+
+
+def pictures_and_longer_prompts(generator: Generator, finetune_id: str) -> list[tuple[str, float, str]]:
+    """Whole requests with an image prompt or an upsampled prompt, to the same request without, whose prompt came before."""
     with tempfile.TemporaryDirectory() as folder:
         shown = Path(folder) / "shown.png"
         Image.effect_noise((512, 512), 60).convert("RGB").save(shown)

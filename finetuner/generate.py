@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from finetuner.bases import Base, choose_base
+from finetuner.bases import Base, Placement, choose_base, device
 from finetuner.data import ImageFile, PromptUpsampler, has_trigger_word
 from finetuner.phases import Seconds
 from finetuner.requests import RANKS, ImageRequest
@@ -20,6 +20,7 @@ from finetuner.serving import (
     PromptCache,
     Slot,
     adapter_cache_bytes,
+    choose_placement,
     compile_wanted,
     decode_latents,
     load_safety_checker,
@@ -54,19 +55,23 @@ class Generated:
 class Generator:
     """The base in memory with one slot for an adapter, and the finetunes and prompts that were used last."""
 
-    def __init__(self, base: Base, store: Store):
+    def __init__(self, base: Base, store: Store, placement: Placement | None = None):
+        """``placement``: how the base is held; without it, the fastest way that fits into the device's memory."""
         # What is wrong with the settings is said before anything loads.
         budget, compiled, checked = adapter_cache_bytes(), compile_wanted(), safety_wanted()
         self.base = base
-        self.pipeline = base.load_pipeline()
+        self.placement = placement or choose_placement(base)
+        self.pipeline = base.load_pipeline(self.placement)
         self.pipeline.set_progress_bar_config(desc="Sampling", unit="step")
-        self.slot = Slot(self.pipeline.transformer, rank=max(RANKS))
+        self.slot = Slot(self.pipeline.transformer, rank=max(RANKS), device=device())
         self.finetunes = FinetuneCache(store, base, self.slot, budget)
         self.prompts = PromptCache(base, self.pipeline)
         self.image_prompts = ImagePromptCache(base, self.pipeline)
         self.safety = load_safety_checker(checked)
-        if compiled:
+        if compiled and self.placement.precision is None and not self.placement.transformer_streamed:
             self._compile()
+        elif compiled:
+            log.warning("The transformer is not compiled: only one that is resident in its own precision is")
 
     @classmethod
     def open(cls) -> Generator:
@@ -188,6 +193,8 @@ class Generator:
         fields = asdict(request) | made | {"base": self.base.describe()}
         fields |= {f"drawn_{name}": value for name, value in drawn.items() if value != fields[name]}
         del fields["safety_tolerance"]
+        if self.placement.precision:
+            fields["base_precision"] = self.placement.precision
         if picture:
             fields["image_prompt"] = f"sha256:{picture.sha256}"
         else:

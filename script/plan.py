@@ -14,6 +14,7 @@ import torch
 from diffusers.utils import logging
 
 from finetuner.training.plan import GIB, QUANTISED, Sizes, StepSize, base_bytes, peak_bytes, token_count
+from script.plan_drawing import print_drawing
 from script.trace_step import on_meta, prepared, trace
 
 # What transformer/config.json says of them. FLUX.1-dev's: black-forest-labs/FLUX.1-dev; klein's: diffusers'
@@ -60,6 +61,8 @@ def main() -> None:
     options = parse()
     logging.set_verbosity_error()  # diffusers warns of the cast to bfloat16
     config = BASES[options.base]
+    if options.drawing:
+        return print_drawing(options.base, config)
     sizes = Sizes.of(on_meta(config))
     parameters = sizes.block_weights + sizes.other_weights
     print(f"{options.base}: {parameters / 1e9:.2f} B parameters. LoRA of rank {RANK}. Peaks in GiB.\n")
@@ -78,6 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="show how far the formula that jobs decide by is from the trace, in percent"
     )
+    parser.add_argument("--drawing", action="store_true", help="show what drawing takes, not training")
     return parser.parse_args()
 
 

@@ -162,7 +162,7 @@ def trace(
         patch.object(nn.functional, "rms_norm", rms_norm),
         patch.object(torch.Tensor, "item", lambda _: 1.0),  # a fake tensor has no value: gradient norm, Adam's step count
     ):
-        _make_fake(transformer)
+        make_fake(transformer)
         optimizer = optimizer_of(transformer)
         batch = _batch(transformer, tokens, text_tokens, batch_size)
         noise, sigmas = torch.empty_like(batch.latents), torch.empty(batch_size)
@@ -172,7 +172,7 @@ def trace(
     return Step(meter.peak_bytes, meter.flop)
 
 
-def _make_fake(transformer: nn.Module) -> None:
+def make_fake(transformer: nn.Module) -> None:
     for module in transformer.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fake = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), parameter.requires_grad)

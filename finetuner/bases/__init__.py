@@ -5,7 +5,7 @@ how its texts, latents and velocities are made. Begin with base.py; a new family
 """
 
 from finetuner.bases.base import Base, choose_base
-from finetuner.bases.device import device, device_memory_bytes, device_name, weight_dtype
+from finetuner.bases.device import device, device_for, device_memory_bytes, device_name, usable_bytes, weight_dtype
 from finetuner.bases.families import family_of, family_with_linears
 from finetuner.bases.family import (
     BlockMemory,
@@ -20,8 +20,13 @@ from finetuner.bases.family import (
 )
 from finetuner.bases.linears import block_linears, target_names
 from finetuner.bases.model_folder import ModelFolder, ModelKind
+from finetuner.bases.placement import RESIDENT, Placement
+from finetuner.bases.quantise import PRECISIONS, QUANTISED, quantised_bytes
 
 __all__ = [
+    "PRECISIONS",
+    "QUANTISED",
+    "RESIDENT",
     "Base",
     "BlockMemory",
     "Family",
@@ -32,15 +37,19 @@ __all__ = [
     "LatentStatistics",
     "ModelFolder",
     "ModelKind",
+    "Placement",
     "Size",
     "TextEmbeddings",
     "block_linears",
     "choose_base",
     "device",
+    "device_for",
     "device_memory_bytes",
     "device_name",
     "family_of",
     "family_with_linears",
+    "quantised_bytes",
     "target_names",
+    "usable_bytes",
     "weight_dtype",
 ]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -18,6 +20,7 @@ from finetuner.bases.device import device, weight_dtype
 from finetuner.bases.families import Family, family_named
 from finetuner.bases.family import Guidance
 from finetuner.bases.model_folder import ModelFolder, ModelKind, loaded_files
+from finetuner.bases.placement import RESIDENT, Placement, place
 from finetuner.bases.quantise import PRECISIONS, quantise
 from finetuner.paths import WEIGHTS
 from finetuner.requests import DEFAULT_GUIDANCE, DEFAULT_SAMPLING_STEPS
@@ -187,15 +190,29 @@ class Base(ModelFolder):
         with torch.device("meta"):
             return self.family.TRANSFORMER.from_config(self.transformer_config)
 
+    def meta_parts(self) -> dict[str, nn.Module]:
+        """The pipeline's models on the meta device, by the names of ``model_index.json``."""
+        parts = {name: found for name, found in self.model_index.items() if isinstance(found, list) and found[0]}
+        models = {}
+        for name, (library, kind) in parts.items():
+            config = self.folder / name / "config.json"
+            if not config.is_file():  # a tokenizer, a scheduler
+                continue
+            with torch.device("meta"):
+                if library == "transformers":
+                    model_class = getattr(transformers, kind)
+                    models[name] = model_class(model_class.config_class.from_pretrained(self.folder / name))
+                else:
+                    models[name] = getattr(diffusers, kind).from_config(json.loads(config.read_text()))
+        return models
+
     def load_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler")
 
-    def load_pipeline(self) -> DiffusionPipeline:
+    def load_pipeline(self, placement: Placement = RESIDENT) -> DiffusionPipeline:
         """Everything, for sampling."""
-        pipeline = self.family.PIPELINE.from_pretrained(self.folder, dtype=weight_dtype()).to(device())
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
+        pipeline = self.family.PIPELINE.from_pretrained(self.folder, dtype=weight_dtype())
+        place(pipeline, self.family.TEXT_PARTS, placement, device())
         return pipeline
 
     def load_image_reader(self, pipeline: DiffusionPipeline) -> DiffusionPipeline:

@@ -9,6 +9,12 @@ from pathlib import Path
 
 import torch
 
+# Memory that is not ours to fill. Both are allowances, not measurements: CUDA's context, its kernels and cuBLAS's workspaces
+# take about half a GiB; the caching allocator hands out 2 MiB blocks and splits them, and pictures of several sizes (some
+# 1 % larger than their square) leave gaps that fit nothing.
+CONTEXT_BYTES = 3 << 28
+FRAGMENTATION = 0.05
+
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,3 +37,13 @@ def device_memory_bytes() -> int:
 
 def weight_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32  # most CPUs emulate bf16
+
+
+def usable_bytes(memory_bytes: int) -> int:
+    """What of a device's memory tensors may take."""
+    return int(memory_bytes * (1 - FRAGMENTATION)) - CONTEXT_BYTES
+
+
+def device_for(tensor_bytes: int) -> int:
+    """The memory of a device on which tensors may take so much."""
+    return int((tensor_bytes + CONTEXT_BYTES) / (1 - FRAGMENTATION)) + 1

@@ -99,6 +99,7 @@ class Family(Protocol):
     TOKENIZER: str  # the folder of the one whose length limits a prompt
     MODULATION: tuple[str, ...]  # how the blocks' linears end that a finetune leaves alone
     MEMORY: BlockMemory
+    STEP_VALUES: float  # that a step without gradients has alive beside the weights, per token and width of the model
     KOHYA_BLOCKS: dict[str, KohyaBlocks]  # by kind: "double", "single"
     KOHYA_OUTSIDE: dict[str, str]  # what lies outside of the blocks, theirs -> ours
     KOHYA_METADATA: dict[str, str]  # by which other tools tell a LoRA of this family; the same in each of its files

@@ -36,6 +36,7 @@ MEMORY = BlockMemory(
     passing={"lora": {2: 21, 4: 45}, "full": {2: 13, 4: 27}},
 )
 
+STEP_VALUES = 17.4  # by a trace of FLUX.1-dev with the slot
 HUB_TAG = "flux"
 KOHYA_BLOCKS = {
     "double": KohyaBlocks(

@@ -43,6 +43,7 @@ MEMORY = BlockMemory(
     passing={"lora": {2: 31, 4: 62}, "full": {2: 30, 4: 50}},
 )
 
+STEP_VALUES = 21.8  # by a trace of klein 4B and 9B with the slot
 HUB_TAG = "flux2-klein"
 KOHYA_BLOCKS = {
     "double": KohyaBlocks(

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 from finetuner.bases.linears import block_linears
 
-PRECISIONS = ("int8", "nf4")
+# Bytes per weight of a quantised linear. int8: a byte, and a float32 scale per row (counted apart). nf4: half a byte, a byte
+# per 64 weights for their scale, and a float32 per 256 such scales; 0.516 is what bitsandbytes' weights take.
+QUANTISED = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
+PRECISIONS = tuple(QUANTISED)
+
+
+def quantised_bytes(weights: int, rows: int, precision: str) -> int:
+    """What linears of so many weights and output features take."""
+    return math.ceil(weights * QUANTISED[precision]) + (4 * rows if precision == "int8" else 0)
 
 
 def quantise(transformer: nn.Module, precision: str, device: torch.device) -> nn.Module:

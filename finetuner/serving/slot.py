@@ -36,12 +36,12 @@ class SlotLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, a: torch.Tensor, b: torch.Tensor):
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.linear = linear  # quantised, or streamed from the CPU, as it may be
         self.a = nn.Parameter(a, requires_grad=False)  # [rank, in]
         self.b = nn.Parameter(b, requires_grad=False)  # [rank, out]: s B^T
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        y = self.linear(x)
         # In place: rounds once in bfloat16, and of a zero B^T it leaves y bit for bit as it is.
         y.flatten(0, -2).addmm_(F.linear(x, self.a).flatten(0, -2), self.b)
         return y
@@ -53,9 +53,13 @@ class Slot:
 
     All A are views of one tensor, and so are all B^T: a finetune is switched by two copies, a strength by one, and a smaller
     rank leaves rows of zeros, which add nothing.
+
+    Args:
+        transformer: its blocks' linears may be quantised, or streamed.
+        device: where it computes; needed where its weights lie elsewhere in between.
     """
 
-    def __init__(self, transformer: nn.Module, rank: int):
+    def __init__(self, transformer: nn.Module, rank: int, device: torch.device | None = None):
         targets, every = target_names(transformer), block_linears(transformer)
         # Targets first: modulation, which our own finetunes leave alone, then takes no room in their PackedAdapter.
         self.linears: dict[str, nn.Linear] = {name: every[name] for name in dict.fromkeys([*targets, *every])}
@@ -63,8 +67,8 @@ class Slot:
         self.loaded: tuple[PackedAdapter, float] | None = None  # with its strength
         self.inputs = [linear.in_features for linear in self.linears.values()]
         self.outputs = [linear.out_features for linear in self.linears.values()]
-        weight = next(iter(self.linears.values())).weight
-        self.a, self.b = weight.new_zeros(rank, sum(self.inputs)), weight.new_zeros(rank, sum(self.outputs))
+        place = {"device": device or transformer.device, "dtype": transformer.dtype}  # a quantised weight's own are bytes
+        self.a, self.b = torch.zeros(rank, sum(self.inputs), **place), torch.zeros(rank, sum(self.outputs), **place)
         places = zip(self.a.split(self.inputs, dim=1), self.b.split(self.outputs, dim=1), strict=True)
         for (name, linear), (a, b) in zip(self.linears.items(), places, strict=True):
             transformer.set_submodule(name, SlotLinear(linear, a, b))

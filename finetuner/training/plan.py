@@ -14,23 +14,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from finetuner.bases import BlockMemory, block_linears, family_of, target_names
+from finetuner.bases import (
+    QUANTISED,
+    BlockMemory,
+    block_linears,
+    device_for,
+    family_of,
+    quantised_bytes,
+    target_names,
+    usable_bytes,
+)
 
 GIB = 1 << 30
 KINDS = ("double", "single")  # of blocks, in the order in which they run
 
-# Bytes per weight of a quantised linear. int8: a byte, and a float32 scale per row (counted apart). nf4: half a byte, a byte
-# per 64 weights for their scale, and a float32 per 256 such scales; 0.516 is what bitsandbytes' weights take.
-QUANTISED = {"int8": 1.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256)}
-
 # Adafactor's temporaries, bytes per weight of the matrix in hand, by bytes per value: gradient and float32 copies.
 ADAFACTOR = {2: 16, 4: 8}
-
-# Memory that is not ours to fill. Both are allowances, not measurements: CUDA's context, its kernels and cuBLAS's workspaces
-# take about half a GiB; the caching allocator hands out 2 MiB blocks and splits them, and buckets of several sizes (some
-# 1 % larger than their square) leave gaps that fit nothing.
-CONTEXT_BYTES = 3 * GIB // 4
-FRAGMENTATION = 0.05
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,6 @@ class Plan:
 def token_count(side: int, size_multiple: int, text_tokens: int) -> int:
     """Tokens of an image with the area of a square of ``side`` pixels, and of its prompt."""
     return round(side / size_multiple) ** 2 + text_tokens
-
-
-def usable_bytes(memory_bytes: int) -> int:
-    """What of a device's memory tensors may take."""
-    return int(memory_bytes * (1 - FRAGMENTATION)) - CONTEXT_BYTES
 
 
 def choose_plan(transformer: nn.Module, step: StepSize, memory_bytes: int) -> Plan:
@@ -118,8 +112,7 @@ def _refusal(sizes: Sizes, step: StepSize, memory_bytes: int, needed: int) -> st
         return f"{refusal} finetune_type lora would fit."
     if fits(replace(step, tokens=step.tokens // 2)):
         return f"{refusal} Images of half the area would fit: try priority speed."
-    device = math.ceil((needed + CONTEXT_BYTES) / (1 - FRAGMENTATION) / GIB)
-    return f"{refusal} Use a device with {device} GiB or more."
+    return f"{refusal} Use a device with {math.ceil(device_for(needed) / GIB)} GiB or more."
 
 
 def native_precision(dtype: torch.dtype) -> str:
@@ -166,8 +159,7 @@ def base_bytes(sizes: Sizes, precision: str, dtype: torch.dtype) -> int:
     """
     if precision not in QUANTISED:
         return (sizes.block_weights + sizes.other_weights) * dtype.itemsize
-    scales = 4 * sizes.block_rows if precision == "int8" else 0
-    quantised = math.ceil(sizes.block_weights * QUANTISED[precision]) + scales
+    quantised = quantised_bytes(sizes.block_weights, sizes.block_rows, precision)
     return quantised + (sizes.other_weights + sizes.largest) * dtype.itemsize
 
 

@@ -47,6 +47,17 @@ def refusals(response) -> dict[str, str]:
     return {error["loc"][-1]: error["msg"] for error in response.json()["detail"]}
 
 
+def test_a_tolerance_changes_no_byte_and_the_answer_says_the_score(predict_server, finetune_id):
+    default, lenient = (draw(predict_server, finetune_id=finetune_id, safety_tolerance=level) for level in (2, 6))
+    assert default["output"] == lenient["output"]
+    assert 0 <= default["metrics"]["safety_score"] < 0.2 and "safety_tolerance 2 lets 0.5 pass" in default["logs"]
+
+
+def test_the_raw_look_is_refused_by_a_base_of_emoji(predict_server, finetune_id):
+    error = failure(predict_server.run(prompt="TOK", finetune_id=finetune_id, raw=True))
+    assert "raw: makes photographs look candid, and flux-emoji draws emoji. Send false." in error
+
+
 def test_null_is_left_out_of_a_prediction(predict_server, finetune_id):
     optional = set(ImageRequest.__dataclass_fields__) - {"prompt", "finetune_id", "steps", "seed"}
     left_out, null = (draw(predict_server, finetune_id=finetune_id, **sent) for sent in ({}, dict.fromkeys(optional)))
