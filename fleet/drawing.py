@@ -12,6 +12,7 @@ from pathlib import Path
 
 from finetuner.generate import Generator
 from finetuner.requests import ImageRequest
+from finetuner.serving import FlaggedError
 from finetuner.store import StoreError
 from fleet.requests import from_json
 
@@ -58,6 +59,8 @@ class Drawn:
             return self._draw()
         except Interrupted:
             return {"error": "Cancelled."}
+        except FlaggedError as error:
+            return {"error": str(error), "moderated": True}
         except (ValueError, FloatingPointError, StoreError) as error:
             return {"error": str(error)}
         finally:

@@ -201,7 +201,7 @@ class Engine:
         metrics = done.pop("metrics", {})
         last = await asyncio.to_thread(self._folder_of(job).read)  # the lines since `_watch` looked; of a drawing none
         if error := done.get("error"):
-            ending = {"state": State.FAILED, "error": error}
+            ending = {"state": State.FAILED, "error": error, "moderated": done.get("moderated", False)}
         else:
             ending = {"state": State.SUCCEEDED, "progress": 1.0, "output": done, "metrics": metrics}
         await self._note(job.id, **last | ending)

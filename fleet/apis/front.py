@@ -16,7 +16,6 @@ from fastapi import Request
 from finetuner.data_uris import read_base64, read_data_uri
 from finetuner.requests import DEFAULT_GUIDANCE, FinetuneRequest, ImageRequest
 from fleet.apis.inputs import problem_of
-from fleet.apis.pending import known_to_the_library
 from fleet.apis.problems import Problem, refused
 from fleet.engine import Engine
 from fleet.fetching import FetchError, check_address
@@ -86,7 +85,6 @@ class Front:
             if job.kind is Kind.TRAINING:
                 FinetuneRequest(**job.inputs | {"input_images": Path("archive.zip")})
             else:
-                job.inputs = known_to_the_library(job.inputs, within)
                 ImageRequest(**job.inputs)
                 await self.require_finetune(job)
         except ValueError as error:

@@ -85,6 +85,12 @@ def test_python_is_told_what_is_wrong(client, finetune_id, tmp_path):
     assert unknown.value.status == 404
 
 
+def test_python_is_told_of_a_flagged_picture_as_it_was_before(client, finetune_id, tmp_path):
+    flagged_picture().save(tmp_path / "shown.png")
+    with pytest.raises(ModelError, match="^E005: The input or output was flagged as sensitive"):
+        client.run(PRO, input={**OWL, "finetune_id": finetune_id, "image_prompt": tmp_path / "shown.png"})
+
+
 def test_python_reads_models_lists_and_files(client, api, finetune_id):
     version = client.models.get(PRO).latest_version
     assert version.openapi_schema["components"]["schemas"]["Input"]["properties"]["steps"]["maximum"] == 50

@@ -10,8 +10,6 @@ from apis_of_tests import ANN, BOB, Api, drawn, own_a_finetune
 
 from fleet.apis import bodies, host
 from fleet.apis.app import public_url
-from fleet.apis.pending import known_to_the_library
-from fleet.apis.problems import Problem
 from fleet.keys import Keys, sha256
 from fleet.records import Limits
 
@@ -126,12 +124,3 @@ def test_the_documents_of_all_three_are_one(api):
     tags = {tag for methods in document["paths"].values() for method in methods.values() for tag in method["tags"]}
     assert tags == {"Replicate", "Black Forest Labs", "Cog", "Operator"}
     assert document["components"]["schemas"]["ProInputs"]["properties"]["width"]["multipleOf"] == 32
-
-
-def test_what_the_library_cannot_do_is_said_where_it_would_matter():
-    neutral = {"prompt": "a", "raw": False, "prompt_upsampling": False, "image_prompt_strength": 0.5, "safety_tolerance": 6}
-    assert known_to_the_library(neutral)["prompt"] == "a"
-    with pytest.raises((Problem, TypeError), match="no_such"):
-        from finetuner.requests import ImageRequest
-
-        ImageRequest(**known_to_the_library({"prompt": "a", "finetune_id": "f", "no_such": 1}))
