@@ -12,6 +12,7 @@ import replicate
 import requests
 from apis_of_tests import ANN, BOB, Api
 from clients import CLIENTS, install_node_modules
+from helpers import flagged_picture
 from PIL import Image
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.helpers import FileOutput
