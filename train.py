@@ -80,7 +80,7 @@ def train(
             finetune_type=finetune_type,
             lora_rank=lora_rank,
         )
-        published = finetune(request, WARM)
+        published = finetune(request, warm=WARM)
     for what in ("seconds", "peak_memory_bytes"):
         for phase, amount in published.manifest[what].items():
             current_scope().record_metric(f"{phase}_{what}", amount)

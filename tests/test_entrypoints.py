@@ -61,7 +61,8 @@ class GeneratorWithoutModel:
         file.write_bytes(b"image")
         if request.prompt == "fail":
             raise ValueError("prompt: fails")
-        return Generated(file, 7, {"fetch": 0.1, "sampling": 2.0}, adapter_hit=True, prompt_hit=False, safety_score=0.1)
+        seconds = {"fetch": 0.1, "sampling": 2.0}
+        return Generated(file, 7, seconds, adapter_hit=True, prompt_hit=False, image_prompt_hit=None, safety_score=0.1)
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def types_of(request) -> dict[str, type]:
 def test_training_numbers_have_their_documented_types(monkeypatch):
     requests = []
     published = Finetune("id", Path(), {"seconds": {"train": 1.5}, "peak_memory_bytes": {"train": 10}})
-    monkeypatch.setattr(train, "finetune", lambda request: requests.append(request) or published)
+    monkeypatch.setattr(train, "finetune", lambda request, **_: requests.append(request) or published)
     assert train.train(**TRAINING) == "id"
     assert train.train(**TRAINING | {"learning_rate": 1e-4}) == "id"
     assert types_of(requests[0])["training_steps"] is int
@@ -91,7 +92,7 @@ def test_training_numbers_have_their_documented_types(monkeypatch):
 def test_null_means_the_documented_default(monkeypatch, predictor):
     requests = []
     published = Finetune("id", Path(), {"seconds": {}, "peak_memory_bytes": {}})
-    monkeypatch.setattr(train, "finetune", lambda request: requests.append(request) or published)
+    monkeypatch.setattr(train, "finetune", lambda request, **_: requests.append(request) or published)
     train.train(**dict.fromkeys(TRAINING) | {"input_images": TRAINING["input_images"]})
     assert requests == [FinetuneRequest(Path("photos.zip"))]
     required = {name: PREDICTION[name] for name in ("prompt", "finetune_id")}

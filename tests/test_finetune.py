@@ -377,7 +377,7 @@ def test_the_same_job_gives_the_same_weights_and_another_seed_comes_with_other_i
     def train(warm: WarmParts | None = None, **changes) -> dict[str, torch.Tensor]:
         shutil.rmtree(tmp_path / "jobs", ignore_errors=True)  # else the same request gives the same finetune
         request = style_request(training_steps=3, finetune_type="lora", **changes)
-        return load_file(finetune.finetune(request, warm).folder / "pytorch_lora_weights.safetensors")
+        return load_file(finetune.finetune(request, warm=warm).folder / "pytorch_lora_weights.safetensors")
 
     kept = WarmParts()
     first, again, other, _, warm = train(), train(), train(trigger_word="OTHER"), train(kept), train(kept)

@@ -72,12 +72,11 @@ def test_the_documented_defaults_are_the_bases_own_and_what_changes_nothing_is_s
     assert "guidance: 3, the documented default, stands for 4 on tiny-klein-base" in caplog.text
     caplog.clear()
     default = picture(generators["tiny-klein"], request(published))
-    assert [record.getMessage() for record in caplog.records] == [
-        "steps: 40, the documented default, stands for 2 on tiny-klein"
-    ]
+    said = [record.getMessage() for record in caplog.records if not record.getMessage().startswith("Safety: ")]
+    assert said == ["steps: 40, the documented default, stands for 2 on tiny-klein"]
     caplog.clear()
     guided = picture(generators["tiny-klein"], request(published, steps=2, guidance=5.0))
-    (record,) = caplog.records
+    (record,) = [record for record in caplog.records if not record.getMessage().startswith("Safety: ")]
     assert record.levelname == "WARNING" and "guidance: 5 changes nothing, since tiny-klein takes none" in record.getMessage()
     assert guided.tobytes() == default.tobytes()
     assert picture(generators["tiny-klein"], request(published, steps=3)).tobytes() != default.tobytes()

@@ -31,8 +31,8 @@ def tiny_dataset() -> Dataset:
     """Four images of one size, a caption each."""
     generator = torch.Generator().manual_seed(1)
     texts = TextEmbeddings(torch.randn(5, 5, 24, generator=generator))
-    bucket = Bucket(torch.randn(4, 4, 4, 4, generator=generator), torch.arange(4) + 1)
-    return Dataset({(32, 32): bucket}, texts, flux2, LatentStatistics(0.0, 1.0))
+    bucket = Bucket(torch.randn(4, 4, 4, 4, generator=generator), torch.arange(4) + 1, torch.zeros(4, dtype=torch.int64))
+    return Dataset({(32, 32): bucket}, texts, torch.zeros(1, dtype=torch.int64), flux2, LatentStatistics(0.0, 1.0))
 
 
 def train_noting_digests(kind: str, ranks: Ranks, *, poisoned: bool = False) -> dict:

@@ -39,9 +39,10 @@ class Fp8Linear(nn.Module):
 
     def __init__(self, linear: nn.Module):
         super().__init__()
-        weight, scale = by_row(linear.weight.detach())
+        own = getattr(linear, "linear", linear)  # of the base, where the slot is around it
+        weight, scale = by_row(own.weight.detach())
         self.weight, self.scale = nn.Parameter(weight, requires_grad=False), nn.Parameter(scale.t(), requires_grad=False)
-        self.bias = linear.bias
+        self.bias = own.bias
         self.a, self.b = getattr(linear, "a", None), getattr(linear, "b", None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

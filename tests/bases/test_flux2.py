@@ -110,7 +110,15 @@ def test_latents_are_sampled_and_decoded_as_by_the_pipeline_alone(klein_base, pl
     texts = plain.encode_prompt(prompts, max_sequence_length=klein_base.max_sequence_length)[0]
     empty = flux2.encode_texts(plain, [""], klein_base.max_sequence_length)
     latents = flux2.sample_latents(
-        plain, flux2.TextEmbeddings(texts), (32, 16), steps=3, guidance=guidance, seeds=[1, 2], empty=empty
+        plain,
+        flux2.TextEmbeddings(texts),
+        (32, 16),
+        steps=3,
+        guidance=guidance,
+        seeds=[1, 2],
+        empty=empty,
+        image_prompt=None,
+        image_prompt_strength=1.0,
     )
     ours = flux2.decode_latents(plain, latents, (32, 16))
     assert [image.tobytes() for image in ours] == [image.tobytes() for image in alone]

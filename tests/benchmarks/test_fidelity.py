@@ -70,7 +70,7 @@ def test_a_finetune_of_noise_scores_nothing(base: Base) -> None:
     weights = {name: 5 * tensor for name, tensor in random_adapter(transformer, rank=4).items()}
     slot = Slot(transformer, rank=4)
     slot.load(slot.pack(weights), 1.0)
-    images = cell.draw(base.load_pipeline_around(transformer), texts)
+    images = cell.draw(base.load_pipeline_around(transformer), texts, texts[:1])
     assert images.shape == (4, SIDE, SIDE, 3)
     assert scores.score(LINE_ICONS, asked, load_probes(), 1.0, images, images)["both"] < 0.05
 
@@ -155,4 +155,5 @@ def test_the_results_are_here_and_whole() -> None:
     assert {"fidelity", "train"} <= sections.keys() <= PARTS.keys()
     for picture in re.findall(r"\]\((.+?\.png)\)", sections["fidelity"]):
         assert (RESULTS.parent / picture).is_file()
-    assert all("minutes on" in section and "fingerprint" in section for section in sections.values())
+    measured = [section for section in sections.values() if "No card has run it" not in section]
+    assert all("minutes on" in section and "fingerprint" in section for section in measured)

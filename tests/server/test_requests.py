@@ -81,7 +81,7 @@ def test_an_image_prompt_as_a_data_uri_takes_part_by_its_strength(predict_server
 
 def test_an_image_prompt_that_is_none_is_refused_in_a_sentence(predict_server, finetune_id):
     sent = {"prompt": "TOK", "finetune_id": finetune_id, "image_prompt": NO_ARCHIVE}
-    assert failure(predict_server.run(**sent)).startswith("image_prompt: is not an image that can be read here")
+    assert "image_prompt: is not an image that can be read here" in failure(predict_server.run(**sent))
 
 
 def test_an_upsampled_prompt_is_in_the_log_and_false_changes_nothing(predict_server, finetune_id):
@@ -270,6 +270,7 @@ def test_cog_reads_the_schema_after_the_entrypoint_has_completed_it(tmp_path):
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PORT": port,
+        "PYTHONPATH": str(PROJECT),  # the library
         "COG_PREDICT_TYPE_STUB": "example.py:Predictor",
     }
     command = [sys.executable, "-m", "cog.server.http", "--host", "127.0.0.1"]

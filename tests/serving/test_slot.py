@@ -70,7 +70,7 @@ def test_each_linear_has_the_effective_weight_to_rounding(transformer, dtype, ro
     for name, weight in wanted.items():
         linear = transformer.get_submodule(name)
         rows = x[..., : weight.shape[1]]
-        reference = rows.double() @ weight.T + (0 if linear.bias is None else linear.bias.double())
+        reference = rows.double() @ weight.T + (0 if linear.linear.bias is None else linear.linear.bias.double())
         assert (linear(rows).double() - reference).abs().max() < rounding * reference.abs().max()
 
 

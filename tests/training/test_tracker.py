@@ -32,7 +32,7 @@ def test_tensorboard_gets_what_the_training_had_at_each_step(transformer, datase
         history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
     board = events(tmp_path / "board" / "run")
     expected = {"loss": history.losses, "gradient_norm": history.gradient_norms, "learning_rate": learning_rates(recipe)}
-    assert set(board.Tags()["scalars"]) == set(expected)
+    assert set(board.Tags()["scalars"]) == {*expected, "images_per_second"}
     for name, values in expected.items():
         assert [event.step for event in board.Scalars(name)] == [1, 2, 3, 4, 5]
         assert [event.value for event in board.Scalars(name)] == pytest.approx(values, rel=1e-6)
