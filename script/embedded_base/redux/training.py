@@ -149,7 +149,8 @@ def train_redux(
     """Tower and projection, through the frozen base: with the tokens of a picture and the empty prompt, or one that says
     something else, it is to do what it does with the picture's caption.
 
-    The flow's own loss, that of a scene of the thing, teaches ten times as slowly: most of it is noise that no prompt explains.
+    The flow's own loss, that of a scene of the thing, taught too slowly to name anything in 3,000 steps: most of it is
+    noise that no prompt explains.
 
     Args:
         captions: by thing and background.
