@@ -80,7 +80,9 @@ def run() -> str:
             "ADAPTER_CACHE_GB": str(IN_MEMORY * size / 1e9),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        ray.init(num_cpus=REPLICAS + 1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+        ray.init(
+            address="local", num_cpus=REPLICAS + 1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
+        )
         try:
             added = asyncio.run(overhead(base, store, folder, finetunes[0]))
             serve.delete("drawing")

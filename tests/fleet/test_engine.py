@@ -53,7 +53,7 @@ def settings(tmp_path_factory) -> Iterator[Settings]:
     environment.setenv("FINETUNE_STORE", str(folder / "finetunes"))
     environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
     environment.setenv("OMP_NUM_THREADS", "1")
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
     limits = Limits(queue=30, trainings=3, drawings=20)
     yield Settings(folder=folder / "fleet", limits=limits, lease_seconds=2.0)
     ray.shutdown()
