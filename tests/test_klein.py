@@ -65,6 +65,11 @@ def test_a_finetune_is_drawn_by_its_base_and_the_twin_as_plain_diffusers_draws_i
     assert at_zero.tobytes() == plain_picture(base, PROMPT, steps, seed=5).tobytes()
 
 
+def said(caplog) -> list[logging.LogRecord]:
+    """Of steps and guidance."""
+    return [record for record in caplog.records if record.name == "finetuner.serving.sampling"]
+
+
 def test_the_documented_defaults_are_the_bases_own_and_what_changes_nothing_is_said(published, generators, caplog):
     caplog.set_level(logging.INFO, "finetuner.serving")
     picture(generators["tiny-klein-base"], request(published))
@@ -72,11 +77,10 @@ def test_the_documented_defaults_are_the_bases_own_and_what_changes_nothing_is_s
     assert "guidance: 3, the documented default, stands for 4 on tiny-klein-base" in caplog.text
     caplog.clear()
     default = picture(generators["tiny-klein"], request(published))
-    said = [record.getMessage() for record in caplog.records if not record.getMessage().startswith("Safety: ")]
-    assert said == ["steps: 40, the documented default, stands for 2 on tiny-klein"]
+    assert [record.getMessage() for record in said(caplog)] == ["steps: 40, the documented default, stands for 2 on tiny-klein"]
     caplog.clear()
     guided = picture(generators["tiny-klein"], request(published, steps=2, guidance=5.0))
-    (record,) = [record for record in caplog.records if not record.getMessage().startswith("Safety: ")]
+    (record,) = said(caplog)
     assert record.levelname == "WARNING" and "guidance: 5 changes nothing, since tiny-klein takes none" in record.getMessage()
     assert guided.tobytes() == default.tobytes()
     assert picture(generators["tiny-klein"], request(published, steps=3)).tobytes() != default.tobytes()

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,10 +54,13 @@ def settings(tmp_path_factory) -> Iterator[Settings]:
     environment.setenv("FINETUNE_STORE", str(folder / "finetunes"))
     environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
     environment.setenv("OMP_NUM_THREADS", "1")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
-    limits = Limits(queue=30, trainings=3, drawings=20)
-    yield Settings(folder=folder / "fleet", limits=limits, lease_seconds=2.0)
-    ray.shutdown()
+    options = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 << 20, "log_to_driver": False}
+    # Its sockets lie there, and their paths may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as short:
+        ray.init(address="local", _temp_dir=short, **options)
+        limits = Limits(queue=30, trainings=3, drawings=20)
+        yield Settings(folder=folder / "fleet", limits=limits, lease_seconds=2.0)
+        ray.shutdown()
     environment.undo()
 
 
