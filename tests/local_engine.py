@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import threading
 from pathlib import Path
 
 from finetuner.generate import Generator
 from finetuner.store import FolderStore
-from fleet.drawing import Drawn
+from fleet.drawing import Drawn, Interrupted
 from fleet.engine import Engine
 from fleet.records import Limits, Records
 from fleet.settings import Settings
@@ -43,12 +45,30 @@ class Inside:
             raise
 
     async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
-        return await asyncio.to_thread(train, finetune_id, inputs, str(folder.folder))
+        thread: list[int] = []
+
+        def run() -> dict:
+            thread.append(threading.get_ident())
+            try:
+                return train(finetune_id, inputs, str(folder.folder))
+            except Interrupted:
+                return {"error": "Cancelled."}
+            finally:
+                thread.clear()
+
+        try:
+            return await asyncio.to_thread(run)
+        except asyncio.CancelledError:
+            for ident in thread:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupted))
+            raise
 
     async def is_alive(self) -> bool:
         return True
 
 
 def engine_of(cluster: Idle | Inside, folder: Path, limits: Limits | None = None) -> Engine:
-    settings = Settings(folder=folder, limits=limits or Limits())
+    """What is idle has room for any number of jobs at once: none of them ends by itself."""
+    room = {"replicas": (1, 1000), "trainings": 1000} if isinstance(cluster, Idle) else {}
+    settings = Settings(folder=folder, limits=limits or Limits(queue=10**6, trainings=1000, drawings=1000), **room)
     return Engine(settings, Records(settings.records_url, settings.limits), cluster, FolderStore(folder / "finetunes"))

@@ -72,6 +72,12 @@ def test_imports_run_one_way_and_through_the_front_door(path):
             assert name in exported(other), f"{other} does not export {name}"
 
 
+def test_the_fleet_knows_nothing_of_cog():
+    for path in sorted((PROJECT / "fleet").rglob("*.py")):
+        used = {module.partition(".")[0] for module, _ in imports(path)}
+        assert not used & {"cog", "coglet", "entrypoints"}, path
+
+
 @pytest.mark.parametrize("wing", sorted(path.parent.name for path in LIBRARY.glob("*/__init__.py")))
 def test_a_wings_first_page_says_what_it_is(wing):
     page = ast.get_docstring(ast.parse((LIBRARY / wing / "__init__.py").read_text()))
