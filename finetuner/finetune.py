@@ -53,14 +53,13 @@ def finetune(
 ) -> Finetune:
     """Train a finetune and publish it.
 
-    ``finetune_id``, ``checkpoint``: of whoever keeps account of the jobs, and names the finetune and the folder of each; then
-    the same request is another job. Left out, the id is random and the folder the one of what is asked for. ``progress``: is
-    called with the figures of every step and its number, from 1.
-
     When the same request comes again, a job that was killed or cancelled goes on from its checkpoint to the same weights, and
     one that was published gives its finetune, as long as the store has it.
 
     Args:
+        finetune_id, checkpoint: of whoever keeps account of the jobs, and names the finetune and the folder of each; then the
+            same request is another job. Left out, the id is random and the folder the one of what is asked for.
+        progress: is called with the figures of every step and its number, from 1.
         warm: where the base's parts stay for the next job of this process.
 
     Raises:

@@ -91,12 +91,7 @@ def call(job: Job, front: Front) -> Call:
 def bfl_api(front: Front) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["Black Forest Labs"], route_class=shaped(shape))
 
-    def authenticated(request: Request) -> str:
-        owner = front.owner(request)
-        if owner is None:
-            raise Problem(403, "Not authenticated - send a valid key in the header x-key")
-        return owner
-
+    authenticated = front.authenticated(403, "Not authenticated - send a valid key in the header x-key")
     Owner = Annotated[str, Depends(authenticated)]
 
     async def accept(request: Request, job: Job, sent: BflInputs) -> Job:

@@ -39,13 +39,7 @@ def described(job: Job, front: Front, base: str, *, inline: bool = False) -> dic
 def cog_api(front: Front) -> APIRouter:
     router = APIRouter(tags=["Cog"], route_class=shaped(shape))
 
-    def authenticated(request: Request) -> str:
-        owner = front.owner(request)
-        if owner is None:
-            raise Problem(401, "Send a valid key: Authorization: Bearer KEY.")
-        return owner
-
-    Owner = Annotated[str, Depends(authenticated)]
+    Owner = Annotated[str, Depends(front.authenticated(401, "Send a valid key: Authorization: Bearer KEY."))]
 
     async def run(request: Request, owner: str, kind: Kind, body: CogPredictionRequest | CogTrainingRequest) -> Response:
         """Hold the answer until all is done, as Cog does, unless the client prefers to be answered at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import mimetypes
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -74,6 +75,18 @@ class Front:
 
     def owner(self, request: Request) -> str | None:
         return self.keys.owner_of(self.key_of(request))
+
+    def authenticated(self, status: int, unknown: str) -> Callable[[Request], str]:
+        """What a route depends on to know whose request it is: it answers one without a valid key with ``status`` and a
+        sentence."""
+
+        def authenticated(request: Request) -> str:
+            owner = self.owner(request)
+            if owner is None:
+                raise Problem(status, unknown)
+            return owner
+
+        return authenticated
 
     async def accept(self, job: Job, within: tuple[str, ...] = ()) -> Job:
         """Check a job by the library's rules and hand it to the engine.

@@ -132,13 +132,8 @@ def wait_seconds(prefer: str) -> float | None:
 def replicate_api(front: Front) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["Replicate"], route_class=shaped(shape))
 
-    def authenticated(request: Request) -> str:
-        owner = front.owner(request)
-        if owner is None:
-            raise Problem(401, "You did not pass a valid authentication token. Send Authorization: Bearer KEY.")
-        return owner
-
-    Owner = Annotated[str, Depends(authenticated)]
+    unknown = "You did not pass a valid authentication token. Send Authorization: Bearer KEY."
+    Owner = Annotated[str, Depends(front.authenticated(401, unknown))]
 
     async def create(request: Request, owner: str, model: Model, version: str, body: PredictionRequest) -> Response:
         inputs = checked(model, body.input)

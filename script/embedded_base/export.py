@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderKL, DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
 
 from . import text
 from .transformer import new_scheduler
@@ -22,6 +22,8 @@ MANIFEST = {
     "version": VERSION,
     "source": f"weights/{NAME}",
     "licence": LICENCE,
+    "trains": True,
+    "serves_finetunes_of": [],
     "resolutions": {"speed": [64], "quality": [64, 96], "high_res_only": [96]},
     "sampling": {"side": 64, "largest_side": 96},
     "max_sequence_length": text.T5_LENGTH,
@@ -49,13 +51,19 @@ def export(
         tokenizer_2=encoders.t5_tokenizer,
         transformer=transformer,
     )
+    save(pipeline, folder, MANIFEST)
+    return FluxPipeline.from_pretrained(folder, dtype=torch.float32)
+
+
+def save(pipeline: DiffusionPipeline, folder: Path, manifest: dict | None = None) -> None:
+    """Write a pipeline in bfloat16; with ``base.json`` where it is a base."""
     pipeline.to(torch.bfloat16).save_pretrained(folder)
     for path in folder.rglob("*.json"):  # the folder it was loaded from says nothing to others
         fields = json.loads(path.read_text())
         if fields.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(fields, indent=2) + "\n")
-    (folder / "base.json").write_text(json.dumps(MANIFEST, indent=2) + "\n")
-    return FluxPipeline.from_pretrained(folder, dtype=torch.float32)
+    if manifest:
+        (folder / "base.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def replace(weights: Path, staged: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline
 from transformers import PreTrainedTokenizerFast
 
 from ..composed.scenes import SIDE
+from ..export import save
 from . import text
 from .training import Model, new_scheduler
 
@@ -42,10 +42,5 @@ def export(folder: Path, codec: AutoencoderKLFlux2, tokens: PreTrainedTokenizerF
     pipeline = Flux2KleinPipeline(
         scheduler=new_scheduler(), vae=codec, text_encoder=model.encoder, tokenizer=tokens, transformer=model.transformer
     )
-    pipeline.to(torch.bfloat16).save_pretrained(folder)
-    for path in folder.rglob("*.json"):  # the folder it was loaded from says nothing to others
-        fields = json.loads(path.read_text())
-        if fields.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(fields, indent=2) + "\n")
-    (folder / "base.json").write_text(json.dumps(MANIFEST, indent=2) + "\n")
+    save(pipeline, folder, MANIFEST)
     return Flux2KleinPipeline.from_pretrained(folder, dtype=torch.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from diffusers import FluxPriorReduxPipeline
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from transformers import SiglipImageProcessor, SiglipVisionModel
 
+from ..export import save
 from .views import SIDE
 
 NAME = "emoji-redux"
@@ -24,9 +24,5 @@ def export(folder: Path, tower: SiglipVisionModel, embedder: ReduxImageEncoder) 
         feature_extractor=SiglipImageProcessor(size={"height": SIDE, "width": SIDE}),
         image_embedder=embedder,
     )
-    pipeline.to(torch.bfloat16).save_pretrained(folder)
-    for path in folder.rglob("*.json"):  # the folder it was loaded from says nothing to others
-        fields = json.loads(path.read_text())
-        if fields.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(fields, indent=2) + "\n")
+    save(pipeline, folder)
     return FluxPriorReduxPipeline.from_pretrained(folder, dtype=torch.float32)
