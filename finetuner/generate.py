@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from finetuner.serving import (
     ServedFinetune,
     Slot,
     adapter_cache_bytes,
+    bytes_left,
     choose_placement,
     compile_wanted,
     decode_latents,
@@ -84,8 +86,10 @@ class Generator:
         self.slot = Slot(self.pipeline.transformer, rank=max(RANKS), device=device())
         self.finetunes = FinetuneCache(store, base, self.slot, budget)
         self.prompts = PromptCache(base, self.pipeline)
-        self.image_prompts = ImagePromptCache(base, self.pipeline)
+        self.image_prompts = ImagePromptCache(base, self.pipeline, self.placement)
         self.safety = load_safety_checker(checked)
+        with suppress(ValueError):  # nothing here upsamples for this base: whoever asks for it is told
+            self.upsampler.prepare()
         if compiled and self.placement.precision is None and not self.placement.transformer_streamed:
             self._compile()
         elif compiled:
@@ -222,7 +226,7 @@ class Generator:
         picture = ImageFile.read(request.image_prompt)
         log.info("Image prompt: %s, at image_prompt_strength %g", picture.sha256, request.image_prompt_strength)
         if self.safety:
-            self.safety.check("image_prompt", picture.image, request.safety_tolerance)
+            self.safety.check_image_prompt(picture, request.safety_tolerance)
         elif picture not in self.image_prompts:
             _ = picture.image  # decoded here, so that a bad one is refused before anything is loaded for it
         return picture if request.image_prompt_strength else None
@@ -241,7 +245,7 @@ class Generator:
 
     @cached_property
     def upsampler(self) -> PromptUpsampler:
-        return PromptUpsampler.open(self.base)
+        return PromptUpsampler.open(self.base, bytes_left(self.base, self.placement))
 
     def _check(self, image: Image.Image, request: ImageRequest) -> float | None:
         return self.safety.check("The image", image, request.safety_tolerance) if self.safety else None

@@ -1,4 +1,5 @@
-"""Train a character through the real train server, then draw it through the real predict server: ``script/demo``."""
+"""Train a character and a style through the real train server, then draw them through the real predict server:
+``script/demo``."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ import io
 import json
 import threading
 import time
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import requests
 from local_server import PROJECT, Server, data_uri
@@ -17,46 +20,76 @@ from finetuner.data.archive import open_archive
 from finetuner.report.sheet import contact_sheet, labelled_grid
 
 OUT = PROJECT / "demo"
-ARCHIVE = PROJECT / "examples" / "sloth.zip"
 TRIGGER_WORD = "TOK"
-PROMPTS = [  # on backgrounds that the archive does not have
-    f"{TRIGGER_WORD} on a blue background",
-    f"a picture of {TRIGGER_WORD} on a red background",
-    f"{TRIGGER_WORD} on a black background",
-]
 STRENGTHS = [0, 0.5, 1, 1.5]
 SEED = 1
+TRAINING_SHOWN = 12  # images of an archive
+CELL = 128  # pixels a picture of the sheet: twice what the embedded bases draw
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What is taught, and what is drawn afterwards: two prompts with the trigger word, and one without, which should stay."""
+
+    mode: str
+    archive: Path
+    prompts: tuple[str, ...]
+
+
+CONCEPTS = (
+    Concept(
+        "character",
+        PROJECT / "examples" / "sloth.zip",
+        ("TOK on a blue background", "a picture of TOK on a red background", "a cat on a blue background"),
+    ),
+    Concept(
+        "style",
+        PROJECT / "examples" / "line-icons.zip",
+        ("a fox on a blue background, TOK style", "a castle on white, TOK style", "a fox on a blue background"),
+    ),
+)
 
 
 def main() -> None:
     OUT.mkdir(exist_ok=True)
     # As users of these servers would have it: whatever base they have chosen. Without one, the embedded base.
     with Server("train", OUT / "train.log", {}) as server:
-        print(f"Train server ready at {server.url}. Posting {ARCHIVE.relative_to(PROJECT)} to /trainings.", flush=True)
-        finetune_id = train(server)
-    print(f"finetune_id: {finetune_id}", flush=True)
+        print(f"Train server ready at {server.url}.", flush=True)
+        finetune_ids = [train(server, concept) for concept in CONCEPTS]
     with Server("predict", OUT / "predict.log", {}) as server:
-        print(f"Predict server ready at {server.url}. Drawing {len(PROMPTS)} prompts at strengths {STRENGTHS}.", flush=True)
-        rows = [[draw(server, finetune_id, prompt, strength) for strength in STRENGTHS] for prompt in PROMPTS]
-    picture(rows).save(OUT / "strengths.png", optimize=True)
+        print(f"Predict server ready at {server.url}. Drawing at strengths {STRENGTHS}.", flush=True)
+        panels = [panel(server, *pair) for pair in zip(CONCEPTS, finetune_ids, strict=True)]
+    side_by_side(panels).save(OUT / "strengths.png", optimize=True)
     print(f"Look at {(OUT / 'strengths.png').relative_to(PROJECT)}; the single images lie beside it.")
-    print(next_image(finetune_id))
+    print(next_image(finetune_ids[0]))
 
 
-def train(server: Server) -> str:
+def train(server: Server, concept: Concept) -> str:
     """Run one training, printing its log as it comes; the finetune_id.
 
     Raises:
         SystemExit: it failed; with the server's own words.
     """
-    inputs = {"input_images": data_uri(ARCHIVE), "trigger_word": TRIGGER_WORD, "mode": "character"}
+    print(f"Posting {concept.archive.relative_to(PROJECT)} to /trainings, mode {concept.mode}.", flush=True)
+    inputs = {"input_images": data_uri(concept.archive), "trigger_word": TRIGGER_WORD, "mode": concept.mode}
     with LogReceiver() as receiver:
         body = {"input": inputs, "webhook": receiver.url, "webhook_events_filter": ["logs", "completed"]}
-        requests.post(server.endpoint, json=body, headers={"Prefer": "respond-async"}, timeout=60).raise_for_status()
+        post_when_free(server.endpoint, body)
         result = receiver.wait()
     if result["status"] != "succeeded":
         raise SystemExit(f"The training {result['status']}: {result.get('error')}")
+    print(f"finetune_id: {result['output']}", flush=True)
     return result["output"]
+
+
+def post_when_free(address: str, body: dict) -> None:
+    """A server is still busy for a moment after it has told a webhook that a training is done."""
+    for _ in range(100):
+        response = requests.post(address, json=body, headers={"Prefer": "respond-async"}, timeout=60)
+        if response.status_code != 409:
+            break
+        time.sleep(0.1)
+    response.raise_for_status()
 
 
 def draw(server: Server, finetune_id: str, prompt: str, strength: float) -> Image.Image:
@@ -65,22 +98,34 @@ def draw(server: Server, finetune_id: str, prompt: str, strength: float) -> Imag
     ).json()
     if response["status"] != "succeeded":
         raise SystemExit(f"The prediction {response['status']}: {response.get('error')}")
-    data = base64.b64decode(response["output"].partition(",")[2])
-    (OUT / f"{prompt.replace(' ', '-')}-{strength:g}.png").write_bytes(data)
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    return Image.open(io.BytesIO(base64.b64decode(response["output"].partition(",")[2]))).convert("RGB")
 
 
-def picture(rows: list[list[Image.Image]]) -> Image.Image:
-    """What was trained on, and under it what came of it."""
-    grid = labelled_grid(rows, PROMPTS, [f"strength {s:g}" for s in STRENGTHS])
-    images = [example.image for example in open_archive(ARCHIVE)]
-    training = contact_sheet(images, columns=6, cell=grid.width // 6 - 9)
+def panel(server: Server, concept: Concept, finetune_id: str) -> Image.Image:
+    """What was trained on, and under it what came of it. The single images are saved as well."""
+    rows = [[draw(server, finetune_id, prompt, strength) for strength in STRENGTHS] for prompt in concept.prompts]
+    for prompt, images in zip(concept.prompts, rows, strict=True):
+        for strength, image in zip(STRENGTHS, images, strict=True):
+            image.save(OUT / f"{concept.mode}-{prompt.replace(' ', '-')}-{strength:g}.png")
+    grid = labelled_grid(rows, list(concept.prompts), [f"strength {s:g}" for s in STRENGTHS], CELL)
+    images = [example.image for example in open_archive(concept.archive)]
+    training = contact_sheet(images[:TRAINING_SHOWN], columns=6, cell=grid.width // 6 - 10)
     label = 40
     whole = Image.new("RGB", (grid.width, label + training.height + label // 2 + grid.height), "white")
-    text = f"{len(images)} training images, captioned; {TRIGGER_WORD} is the trigger word"
+    text = f"mode {concept.mode}: {TRAINING_SHOWN} of {len(images)} training images"
     ImageDraw.Draw(whole).text((12, label / 2), text, "dimgrey", ImageFont.load_default(16), anchor="lm")
     whole.paste(training, ((whole.width - training.width) // 2, label))
     whole.paste(grid, (0, label + training.height + label // 2))
+    return whole
+
+
+def side_by_side(panels: list[Image.Image]) -> Image.Image:
+    gap = 24
+    whole = Image.new("RGB", (sum(p.width + gap for p in panels) - gap, max(p.height for p in panels)), "white")
+    left = 0
+    for one in panels:
+        whole.paste(one, (left, 0))
+        left += one.width + gap
     return whole
 
 

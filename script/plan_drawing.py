@@ -6,10 +6,20 @@ from collections.abc import Callable, Mapping
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLFlux2
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3ForCausalLM, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
+)
 
-from finetuner.bases import device_for
+from finetuner.bases import device_for, family_of
 from finetuner.requests import RANKS
 from finetuner.serving.plan import DECODED_VALUES, TEXT_BYTES, WAYS, DrawingSizes, drawing_bytes
 from script.trace_serving import trace_decode, trace_text, trace_transformer
@@ -17,6 +27,7 @@ from script.trace_step import on_meta
 
 GIB = 1 << 30
 SIDE, SIZE_MULTIPLE, TEXT_TOKENS, CLIP_TOKENS = 1440, 16, 512, 77
+IMAGE_PROMPT_SIDE = 1024  # the area that these bases draw at
 
 # What the config.json of their folders say: google/t5-v1_1-xxl, openai/clip-vit-large-patch14, Qwen/Qwen3-4B and Qwen3-8B.
 T5 = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu"}
@@ -39,6 +50,10 @@ FLUX_1: dict[str, Callable[[], nn.Module]] = {
     "vae": lambda: AutoencoderKL(**VAE),
 }
 FLUX_2 = {"vae": AutoencoderKLFlux2}
+# google/siglip-so400m-patch14-384, and Redux's projection to T5's width.
+SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+SIGLIP |= {"image_size": 384, "patch_size": 14}
+REDUX: tuple[Callable[[], nn.Module], ...] = (lambda: SiglipVisionModel(SiglipVisionConfig(**SIGLIP)), ReduxImageEncoder)
 PARTS = {  # beside the transformer
     "FLUX.1-dev": FLUX_1,
     "FLUX.1-Krea-dev": FLUX_1,
@@ -50,8 +65,8 @@ PARTS = {  # beside the transformer
 def print_drawing(base: str, config: Mapping) -> None:
     """Of each way to hold the base: the peak and the smallest device by the formula; and the formula's constants, traced."""
     parts = meta_parts(base, config)
-    sizes = DrawingSizes.of(parts, SIDE, TEXT_TOKENS, SIZE_MULTIPLE, torch.bfloat16)
-    print(f"{base}: pictures of up to {SIDE} x {SIDE} px.\n")
+    sizes = drawing_sizes(parts)
+    print(f"{base}: pictures of up to {SIDE} x {SIDE} px, with an image prompt.\n")
     print("| transformer | text encoders | peak, GiB | device, GiB |\n|---|---|---|---|")
     for way in WAYS:
         peak = drawing_bytes(sizes, way)
@@ -72,6 +87,16 @@ def print_drawing(base: str, config: Mapping) -> None:
     print("\nBeside the weights, in bfloat16, in GiB by the trace and by the formula:\n")
     for what, (by_trace, by_formula) in traced.items():
         print(f"{what}: {by_trace / GIB:.3f}, {by_formula / GIB:.3f} ({100 * (by_formula / by_trace - 1):+.1f} %)")
+
+
+def drawing_sizes(parts: dict[str, nn.Module]) -> DrawingSizes:
+    """With what reads image prompts."""
+    family = family_of(parts["transformer"])
+    with torch.device("meta"):
+        readers = [make() for make in REDUX] if family.IMAGE_READER else []
+    reader_bytes = sum(2 * parameter.numel() for reader in readers for parameter in reader.parameters())
+    prompt_tokens = TEXT_TOKENS + family.image_prompt_tokens(IMAGE_PROMPT_SIDE, SIZE_MULTIPLE)
+    return DrawingSizes.of(parts, SIDE, prompt_tokens, SIZE_MULTIPLE, torch.bfloat16, reader_bytes)
 
 
 def meta_parts(base: str, config: Mapping) -> dict[str, nn.Module]:

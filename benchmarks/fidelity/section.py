@@ -17,7 +17,7 @@ from benchmarks.fidelity.pool import read_rows, run_cells
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.scores import STRENGTHS, TOP
 from benchmarks.fidelity.tables import MODES, by_concept, comparison
-from benchmarks.fidelity.variants import FULL, OURS, PLAIN, PLAIN_LONG
+from benchmarks.fidelity.variants import ALONE, FULL, OURS, PLAIN, PLAIN_LONG
 from script.embedded_base import pictures
 
 HERE = Path("benchmarks")
@@ -36,7 +36,8 @@ def run() -> str:
     pictures.fetch(FOLDER)
     cells = [Cell(concept, OURS, 0) for concept in CONCEPTS]
     cells += [Cell(concept, PLAIN, 0) for concept in CONCEPTS if concept.name in PLAIN_ON]
-    cells += [Cell(concept, variant, 0) for variant in (PLAIN_LONG, FULL) for concept in CONCEPTS if concept.name in DEAR_ON]
+    dear = (PLAIN_LONG, FULL, ALONE)
+    cells += [Cell(concept, variant, 0) for variant in dear for concept in CONCEPTS if concept.name in DEAR_ON]
     rows, images = [], {}
     for row, shown in tqdm(run_cells(cells), total=len(cells), desc="fidelity"):
         rows.append(row)
@@ -66,19 +67,22 @@ LoRA of rank 32, priority speed, 300 steps, one seed. At strength 1 unless it sa
 {against_plain(rows)}
 
 {ablation_table()}
+
+{earlier_bases()}
 """
 
 
 def against_plain(rows: list[dict]) -> str:
     """``rows``: of this run; the rest is the log's."""
-    variants = (OURS, PLAIN, PLAIN_LONG, FULL)
+    variants = (OURS, PLAIN, PLAIN_LONG, FULL, ALONE)
     known = {row["key"]: row for row in (*logged(), *rows)}
     cells = [Cell(concept, variant, seed) for variant in variants for seed in SEEDS for concept in CONCEPTS]
     found = [known[cell.key()] | {"variant": cell.variant.name} for cell in cells if cell.key() in known]
     return f"""*plain* is what the DreamBooth-LoRA script of diffusers does unless told otherwise
-(`benchmarks/fidelity/variants.py`), at as many steps as ours, and at 930, which take 0.9 of the time of ours. `full` is ours
-with `finetune_type` full, at the same steps. {len(found)} trainings on up to {len(SEEDS)} seeds of {len(CONCEPTS)} concepts,
-{len(rows)} of them by this run, the others read from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote.
+(`benchmarks/fidelity/variants.py`), at as many steps as ours, and at {PLAIN_LONG.inputs["training_steps"]}, in about
+its time. `full` is ours with `finetune_type` full, at the same steps, and *without preservation* is ours with nothing but the user's images.
+{len(found)} trainings on up to {len(SEEDS)} seeds of {len(CONCEPTS)} concepts, {len(rows)} of them by this run, the others read
+from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote.
 
 In brackets is the difference to ours, paired on concept and seed, ± twice its standard error; one that is smaller than that is
 told as none. It says how sure a mean over these concepts is, not what another concept would give. `seconds` are the training's
@@ -125,14 +129,34 @@ FxEmojis (Apache-2.0)."""
 def ablation_table() -> str:
     """Of what the log holds beside the plain recipe and `full`."""
     rows = [row for row in logged() if row["variant"] not in (PLAIN.name, PLAIN_LONG.name)]
-    rows.sort(key=lambda row: (row["variant"] != OURS.name, row["variant"]))
     return f"""### Ablations
 
 {len(rows)} trainings, read from `benchmarks/ablation.jsonl`. Each line changes what it names, at as many images seen.
-Differences are as above; of so many lines, one in twenty is beyond its spread by accident. `preserved_images` were, of each
-batch of 4, captioned without the trigger word and drawn to the base's own velocity: they are no longer in the code.
+Differences are as above; of so many lines, one in twenty is beyond its spread by accident.
 
-{comparison(rows, OURS.name)}"""
+{comparison(ours_first(rows), OURS.name)}"""
+
+
+def ours_first(rows: list[dict]) -> list[dict]:
+    return sorted(rows, key=lambda row: (row["variant"] != OURS.name, row["variant"]))
+
+
+def earlier_bases() -> str:
+    """What the log holds of other bases: the recipe's reasons are figures of theirs."""
+    here = the_base().fingerprint[:16]
+    others = [row for row in read_rows(LOG) if not row["key"].startswith(here)]
+    tables = [
+        f"""### On {name}
+
+{len(rows)} trainings of the same ten concepts, read from `benchmarks/ablation.jsonl`: by the recipe of their time, at a
+learning-rate scale of 16 and without preservation. `preserved_images` were, of each batch of 4, captioned without the trigger
+word and drawn to the base's own velocity.
+
+{comparison(ours_first(rows), OURS.name)}"""
+        for name in dict.fromkeys(row["base"] for row in others)
+        for rows in [[row for row in others if row["base"] == name]]
+    ]
+    return "\n\n".join(tables)
 
 
 def plot(rows: list[dict], path: Path) -> None:

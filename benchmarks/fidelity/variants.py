@@ -31,7 +31,7 @@ WORDS = ("targets", "finetune_type", "priority", "mode", "captioning")  # whose 
 TARGETS = {
     "image attention": r"attn\.(to_[qkv]|to_out\.0)$",
     "attention": r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)$",
-    "text stream": r"(add_[qkv]_proj|to_add_out|ff_context\.net\.\w+(\.proj)?)$",
+    "text stream": r"(add_[qkv]_proj|to_add_out|ff_context\.(net\.\w+(\.proj)?|linear_in|linear_out))$",
     "double blocks": r"^transformer_blocks\.\d+\.(attn|ff)",
     "single blocks": r"^single_transformer_blocks\.\d+\.(attn|proj)",
     "with modulation": "",
@@ -129,11 +129,12 @@ PLAIN_RECIPE = {
     "guidance": 3.5,
 }
 OURS = Variant("ours")
+ALONE = Variant("without preservation", recipe={"preserved_images": 0})
 FULL = Variant("full", {"finetune_type": "full"})
 PLAIN = Variant("plain, equal steps", {}, PLAIN_RECIPE, "image attention", 1.0)
 # In about the time of 300 steps at batch 4, of which a step at batch 1 takes 0.30.
 PLAIN_LONG = Variant("plain, equal time", {"training_steps": 930}, PLAIN_RECIPE, "image attention", 1.0)
-PRESETS = {variant.name: variant for variant in (OURS, FULL, PLAIN, PLAIN_LONG)} | {
+PRESETS = {variant.name: variant for variant in (OURS, FULL, ALONE, PLAIN, PLAIN_LONG)} | {
     "plain": PLAIN,
     "plain-long": PLAIN_LONG,
 }

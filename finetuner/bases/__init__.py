@@ -28,7 +28,7 @@ from finetuner.bases.family import (
 )
 from finetuner.bases.linears import block_linears, target_names
 from finetuner.bases.model_folder import ModelFolder, ModelKind
-from finetuner.bases.placement import RESIDENT, Placement
+from finetuner.bases.placement import RESIDENT, Placement, streamed_to
 from finetuner.bases.quantise import PRECISIONS, QUANTISED, quantised_bytes
 from finetuner.bases.warm import WarmParts
 
@@ -59,6 +59,7 @@ __all__ = [
     "family_of",
     "family_with_linears",
     "quantised_bytes",
+    "streamed_to",
     "switch",
     "target_names",
     "usable_bytes",

@@ -160,6 +160,20 @@ class Base(ModelFolder):
             )
 
     @property
+    def image_prompt_tokens(self) -> int:
+        """The most that an image prompt takes; 0 where this base cannot be given one."""
+        if self.family.IMAGE_READER is not None and self.image_reader is None:
+            return 0
+        return self.family.image_prompt_tokens(self.sampling_side, self.size_multiple)
+
+    @property
+    def image_reader_bytes(self) -> int:
+        """Of weights that read image prompts beside the base's own; 0 where there are none, or they were not downloaded."""
+        if self.family.IMAGE_READER is None or self.image_reader is None:
+            return 0
+        return sum(path.stat().st_size for path in (WEIGHTS / self.image_reader).glob("*/*.safetensors"))
+
+    @property
     def size_multiple(self) -> int:
         """Image sides are multiples of this, in pixels: the VAE's downscale, times the transformer's 2x2 patches."""
         config = json.loads((self.folder / "vae" / "config.json").read_text())
@@ -226,8 +240,9 @@ class Base(ModelFolder):
         place(pipeline, self.family.TEXT_PARTS, placement, device())
         return pipeline
 
-    def load_image_reader(self, pipeline: DiffusionPipeline) -> DiffusionPipeline:
-        """What `Family.encode_image_prompt` reads with: a pipeline of its own, loaded here, or else the base's ``pipeline``.
+    def load_image_reader(self, pipeline: DiffusionPipeline, placement: Placement = RESIDENT) -> DiffusionPipeline:
+        """What `Family.encode_image_prompt` reads with: a pipeline of its own, loaded here and held as ``placement`` holds the
+        text encoders, or else the base's ``pipeline``.
 
         Raises:
             ValueError: this base has none, or its weights were not downloaded.
@@ -235,10 +250,8 @@ class Base(ModelFolder):
         self.require_reads_images()
         if self.family.IMAGE_READER is None or self.image_reader is None:
             return pipeline
-        reader = self.family.IMAGE_READER.from_pretrained(WEIGHTS / self.image_reader, dtype=weight_dtype()).to(device())
-        for part in reader.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
+        reader = self.family.IMAGE_READER.from_pretrained(WEIGHTS / self.image_reader, dtype=weight_dtype())
+        place(reader, tuple(reader.components), placement, device())
         return reader
 
     def load_pipeline_around(self, transformer: nn.Module) -> DiffusionPipeline:

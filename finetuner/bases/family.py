@@ -123,6 +123,9 @@ class Family(Protocol):
     def encode_texts(self, encoders: DiffusionPipeline, prompts: list[str], max_tokens: int) -> TextEmbeddings:
         """The embeddings of prompts, each padded to ``max_tokens``."""
 
+    def image_prompt_tokens(self, side: int, size_multiple: int) -> int:
+        """The most tokens of an image prompt, where a base draws squares of ``side`` pixels in tokens of ``size_multiple``."""
+
     def encode_image_prompt(self, reader: DiffusionPipeline, image: Image.Image, side: int) -> ImagePrompt:
         """A picture as an image prompt.
 

@@ -111,11 +111,16 @@ def encode_texts(encoders: FluxPipeline, prompts: list[str], max_tokens: int) ->
     return TextEmbeddings(torch.cat([embeds for embeds, _ in rows]), torch.cat([pooled for _, pooled in rows]))
 
 
+def image_prompt_tokens(side: int, size_multiple: int) -> int:
+    """FLUX.1-Redux's: SigLIP sees 27 x 27 patches, whatever the picture's size."""
+    return 27**2
+
+
 @torch.no_grad()
 def encode_image_prompt(reader: FluxPriorReduxPipeline, image: Image.Image, side: int) -> ImagePrompt:
     """By SigLIP, which sees the whole picture squeezed into its square, and Redux's projection to T5's width. Not by the
     pipeline's own call, which puts the tokens behind a text of 512 tokens of T5-XXL's width, whatever the base reads."""
-    seen = reader.encode_image(image, reader.device, 1)
+    seen = reader.encode_image(image, reader._execution_device, 1)
     return ImagePrompt(reader.image_embedder(seen).image_embeds)
 
 

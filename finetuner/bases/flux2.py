@@ -6,6 +6,7 @@ reads the prompt as a user's message.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -118,6 +119,11 @@ def encode_texts(encoders: Flux2KleinPipeline, prompts: list[str], max_tokens: i
     that it is not what we keep.
     """
     return TextEmbeddings(torch.cat([encoders.encode_prompt(p, max_sequence_length=max_tokens)[0] for p in prompts]))
+
+
+def image_prompt_tokens(side: int, size_multiple: int) -> int:
+    """Those of a picture of the area that the base draws."""
+    return math.ceil(side / size_multiple) ** 2
 
 
 @torch.no_grad()

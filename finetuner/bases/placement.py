@@ -35,6 +35,12 @@ def place(pipeline: DiffusionPipeline, text_parts: tuple[str, ...], placement: P
         if name == "transformer" and placement.precision:
             quantise(part, placement.precision, device)  # and leaves it in training mode, for a reason of its own
         elif (name in text_parts and placement.texts_streamed) or (name == "transformer" and placement.transformer_streamed):
-            apply_group_offloading(part, onload_device=device, offload_device=CPU, offload_type="leaf_level")
+            streamed_to(part, device)
         else:
             part.to(device)
+
+
+def streamed_to(part: nn.Module, device: torch.device) -> nn.Module:
+    """The same module, whose weights wait on the CPU; each layer's come to ``device`` for its own forward."""
+    apply_group_offloading(part, onload_device=device, offload_device=CPU, offload_type="leaf_level")
+    return part

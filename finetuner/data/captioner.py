@@ -19,7 +19,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from finetuner.bases import Base, ModelFolder, ModelKind, device, weight_dtype
+from finetuner.bases import Base, ModelFolder, ModelKind, device, streamed_to, weight_dtype
 from finetuner.data.captions import SUBJECT
 from finetuner.paths import WEIGHTS
 
@@ -75,12 +75,19 @@ class Captioner(ModelFolder):
         fields = CAPTIONERS.read_manifest(folder)
         return cls(folder, fields["name"], fields["version"], fields["licence"], tuple(fields["pictures"]))
 
-    def load(self) -> tuple[PreTrainedModel, ProcessorMixin]:
-        """The model, frozen, and its processor."""
+    @property
+    def weight_bytes(self) -> int:
+        """In memory; the files hold two bytes a number, as such models are published."""
+        on_disk = sum(path.stat().st_size for path in self.loaded_files() if path.suffix == ".safetensors")
+        return on_disk * weight_dtype().itemsize // 2
+
+    def load(self, streamed: bool = False) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """The model, frozen, and its processor; ``streamed``: as `streamed_to` the device."""
         # Left: what is generated has to follow each prompt directly.
         processor = AutoProcessor.from_pretrained(self.folder, padding_side="left", trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=weight_dtype(), trust_remote_code=False)
-        return model.requires_grad_(False).eval().to(device()), processor
+        model.requires_grad_(False).eval()
+        return streamed_to(model, device()) if streamed else model.to(device()), processor
 
     def caption(self, images: list[Image.Image], mode: str) -> list[str | None]:
         """Load the model, caption in batches, free it.

@@ -22,6 +22,7 @@ INSTRUCTION = (
     " second subject and no writing. Answer with the new prompt alone, in at most 60 words."
 )
 REMEMBERED = 256  # prompts: the next seed need not wait for the same again
+PASSING_BYTES = 1 << 30  # beside the weights, while it writes: a model of 4 B keeps 0.1 MB of every token it has read
 MAX_TOKENS = 160  # 60 words, and room for those that are spelt
 # Words that a rewriting may drop without changing what is asked for.
 SMALL_WORDS = {
@@ -32,16 +33,21 @@ STEM = 4  # letters of a word that its other forms share: "photo" and "photograp
 
 
 class PromptUpsampler:
-    """Rewrites prompts for one base; its model is loaded when the first is asked for, and stays."""
+    """Rewrites prompts for one base. Its model stays on the device where that has room for it; elsewhere it waits on the CPU,
+    from the first prompt on, and comes to the device layer by layer."""
 
-    def __init__(self, base: Base, captioner: Captioner):
+    def __init__(self, base: Base, captioner: Captioner, bytes_left: int):
         self.base, self.captioner = base, captioner
+        self.streamed = captioner.weight_bytes + PASSING_BYTES > bytes_left
         self.upsampled: LRUCache[tuple[str, str, str], str] = LRUCache(REMEMBERED)
 
     @classmethod
-    def open(cls, base: Base) -> PromptUpsampler:
+    def open(cls, base: Base, bytes_left: int) -> PromptUpsampler:
         """With the captioner that ``CAPTION_MODEL`` names, else the production one where it was downloaded, else the embedded
         one; loads no weights.
+
+        Args:
+            bytes_left: what the device has for the captioner, beside all else.
 
         Raises:
             ValueError: ``CAPTION_MODEL`` names none that is here; or it is not set, and the default does not know the kind of
@@ -56,11 +62,16 @@ class PromptUpsampler:
                 " prompt_upsampling false."
             )
         log.info("Prompts are upsampled by %s %s (%s)", captioner.name, captioner.version, reason)
-        return cls(base, captioner)
+        return cls(base, captioner, bytes_left)
+
+    def prepare(self) -> None:
+        """Load the model, where it will stay on the device: the first who asks need not wait for it."""
+        if not self.streamed:
+            _ = self._loaded
 
     @cached_property
     def _loaded(self) -> tuple:
-        return self.captioner.load()
+        return self.captioner.load(self.streamed)
 
     def upsample(self, prompt: str, trigger_word: str, mode: str) -> str:
         """The prompt, longer, with the trigger word in it exactly once; greedy, so that it is the same every time.

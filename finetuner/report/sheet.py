@@ -88,22 +88,24 @@ def strength_sheet(
     return Sheet(prompts, [pictures[start : start + columns] for start in range(0, len(pictures), columns)])
 
 
-def labelled_grid(rows: list[list[Image.Image]], row_labels: list[str], column_labels: list[str]) -> Image.Image:
+def labelled_grid(
+    rows: list[list[Image.Image]], row_labels: list[str], column_labels: list[str], cell: int = CELL
+) -> Image.Image:
     """Square pictures in rows, each row under its label, columns under theirs."""
     margin, label = 12, 30
     font = ImageFont.load_default(16)
-    width = len(column_labels) * (CELL + margin) + margin
-    grid = Image.new("RGB", (width, label + margin + len(rows) * (CELL + label + margin)), "white")
+    width = len(column_labels) * (cell + margin) + margin
+    grid = Image.new("RGB", (width, label + margin + len(rows) * (cell + label + margin)), "white")
     draw = ImageDraw.Draw(grid)
     for column, text in enumerate(column_labels):
-        draw.text((margin + column * (CELL + margin) + CELL / 2, margin), text, "black", font, anchor="ma")
+        draw.text((margin + column * (cell + margin) + cell / 2, margin), text, "black", font, anchor="ma")
     for row, (images, text) in enumerate(zip(rows, row_labels, strict=True)):
-        top = label + margin + row * (CELL + label + margin)
+        top = label + margin + row * (cell + label + margin)
         draw.text((margin, top + label / 2), text, "dimgrey", font, anchor="lm")
         for column, image in enumerate(images):
-            smaller = image.width < CELL
-            scaled = image.resize((CELL, CELL), Image.Resampling.NEAREST if smaller else Image.Resampling.LANCZOS)
-            grid.paste(scaled, (margin + column * (CELL + margin), top + label))
+            smaller = image.width < cell
+            scaled = image.resize((cell, cell), Image.Resampling.NEAREST if smaller else Image.Resampling.LANCZOS)
+            grid.paste(scaled, (margin + column * (cell + margin), top + label))
     return grid
 
 

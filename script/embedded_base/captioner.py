@@ -26,6 +26,7 @@ from finetuner.data.upsampling import INSTRUCTION
 
 from . import captions, rewriting
 from .checkpoints import Checkpoints
+from .export import forget_origins
 from .pictures import BACKGROUNDS, Concept
 from .views import LOOKS, PADDING, SIDE, ViewMaker, Views
 
@@ -307,9 +308,6 @@ def export(folder: Path, model: FastVlmForConditionalGeneration, processor: Llav
     """Write the captioner in bfloat16, with ``captioner.json``."""
     model.to(torch.bfloat16).to(memory_format=torch.contiguous_format).save_pretrained(folder)
     processor.save_pretrained(folder)
-    for path in folder.rglob("*.json"):
-        fields = json.loads(path.read_text())
-        if fields.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(fields, indent=2) + "\n")
+    forget_origins(folder)
     manifest = {"name": NAME, "version": VERSION, "licence": LICENCE, "pictures": ["emoji"]}
     (folder / CAPTIONERS.manifest).write_text(json.dumps(manifest, indent=2) + "\n")

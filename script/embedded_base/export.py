@@ -58,16 +58,21 @@ def export(
 def save(pipeline: DiffusionPipeline, folder: Path, manifest: dict | None = None) -> None:
     """Write a pipeline in bfloat16; with ``base.json`` where it is a base."""
     pipeline.to(torch.bfloat16).save_pretrained(folder)
-    for path in folder.rglob("*.json"):  # the folder it was loaded from says nothing to others
+    forget_origins(folder)
+    if manifest:
+        (folder / "base.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def forget_origins(folder: Path) -> None:
+    """Take out of its configurations the folder that a model was loaded from: it says nothing to others."""
+    for path in folder.rglob("*.json"):
         fields = json.loads(path.read_text())
         if fields.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(fields, indent=2) + "\n")
-    if manifest:
-        (folder / "base.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def replace(weights: Path, staged: Path) -> None:
     """Put what was built in the place of the folder in ``weights/``."""
     shutil.rmtree(weights, ignore_errors=True)
-    shutil.copytree(staged, weights)
+    shutil.copytree(staged, weights, symlinks=True)
     logging.info("Built %s, %.1f MB", weights, sum(p.stat().st_size for p in weights.rglob("*") if p.is_file()) / 1e6)

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from finetuner.bases.base import WEIGHTS
 from finetuner.data import upsampling as module
 from finetuner.data.captioner import CAPTIONERS, Captioner
-from finetuner.data.upsampling import PromptUpsampler, lost_words, replace_mentions
+from finetuner.data.upsampling import PASSING_BYTES, PromptUpsampler, lost_words, replace_mentions
+
+ROOM = 2 * PASSING_BYTES  # for all of the embedded captioner
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def captioner() -> Captioner:
 
 @pytest.fixture(scope="module")
 def upsampler(base, captioner) -> PromptUpsampler:
-    return PromptUpsampler(base, captioner)
+    return PromptUpsampler(base, captioner, ROOM)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,19 @@ def test_a_prompt_becomes_longer_and_keeps_what_it_asks_for(upsampler, caplog, p
 
 def test_it_says_the_same_every_time(base, captioner, upsampler):
     prompt = "a castle, ZXWV style"
-    assert PromptUpsampler(base, captioner).upsample(prompt, "ZXWV", "style") == upsampler.upsample(prompt, "ZXWV", "style")
+    again = PromptUpsampler(base, captioner, ROOM)
+    assert again.upsample(prompt, "ZXWV", "style") == upsampler.upsample(prompt, "ZXWV", "style")
+
+
+def test_a_model_without_room_on_the_device_is_loaded_when_it_is_asked_and_says_the_same(base, captioner, upsampler):
+    roomy, tight = PromptUpsampler(base, captioner, ROOM), PromptUpsampler(base, captioner, PASSING_BYTES)
+    for each in (roomy, tight):
+        each.prepare()
+    assert "_loaded" in roomy.__dict__ and "_loaded" not in tight.__dict__
+    prompt = "a snail, TOK style"
+    assert tight.upsample(prompt, "TOK", "style") == upsampler.upsample(prompt, "TOK", "style") != prompt
+    model, _ = tight._loaded
+    assert any(getattr(module, "_diffusers_hook", None) is not None for module in model.modules())
 
 
 def test_the_model_is_asked_once_for_a_prompt(upsampler, monkeypatch):
@@ -92,7 +106,7 @@ def test_numbers_that_are_not_finite_make_no_prompt(base, captioner, tmp_path, c
     name = next(name for name in weights if name.endswith("model.norm.weight"))
     weights[name].fill_(torch.nan)
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    assert PromptUpsampler(base, Captioner.open(broken)).upsample("a fox, TOK", "TOK", "style") == "a fox, TOK"
+    assert PromptUpsampler(base, Captioner.open(broken), ROOM).upsample("a fox, TOK", "TOK", "style") == "a fox, TOK"
     assert "not finite" in caplog.text
 
 
@@ -119,10 +133,10 @@ def test_a_language_model_of_other_pictures_is_refused_with_the_remedy(base, mon
     photographic = replace(base, name="FLUX.1-dev", pictures="photographs")
     monkeypatch.delenv("CAPTION_MODEL", raising=False)
     with pytest.raises(ValueError, match="^prompt_upsampling: FLUX.1-dev .*script/download-weights granite.*false"):
-        PromptUpsampler.open(photographic)
+        PromptUpsampler.open(photographic, ROOM)
     monkeypatch.setenv("CAPTION_MODEL", CAPTIONERS.embedded)
     caplog.set_level(logging.INFO)
-    assert PromptUpsampler.open(photographic).captioner.name == CAPTIONERS.embedded
+    assert PromptUpsampler.open(photographic, ROOM).captioner.name == CAPTIONERS.embedded
     assert "Prompts are upsampled by emoji-captioner" in caplog.text
 
 

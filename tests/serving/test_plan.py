@@ -1,6 +1,7 @@
 """A base is held as the device's memory allows, and the finetune acts on it alike."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -14,7 +15,17 @@ from finetuner.generate import Generator
 from finetuner.paths import WEIGHTS
 from finetuner.requests import ImageRequest
 from finetuner.serving import Slot
-from finetuner.serving.plan import CPU_WAYS, DECODED_VALUES, WAYS, DrawingSizes, choose_placement, drawing_bytes, fastest
+from finetuner.serving.plan import (
+    CPU_WAYS,
+    DECODED_VALUES,
+    WAYS,
+    DrawingSizes,
+    bytes_left,
+    choose_placement,
+    drawing_bytes,
+    fastest,
+    sizes_of,
+)
 from finetuner.store import FolderStore
 from script.plan import BASES
 from script.plan_drawing import VAE
@@ -81,12 +92,16 @@ def test_the_parts_lie_where_the_placement_says(base):
     assert streamed(base.load_pipeline(WAYS[4]).transformer)
 
 
+def test_a_reader_of_image_prompts_is_held_as_the_text_encoders_and_reads_alike(base):
+    pipeline, picture = base.load_pipeline(), Image.new("RGB", (48, 64), "orange")
+    readers = [base.load_image_reader(pipeline, way) for way in WAYS[:2]]
+    assert [streamed(reader.image_encoder) for reader in readers] == [False, True]
+    one, other = (base.family.encode_image_prompt(reader, picture, base.sampling_side) for reader in readers)
+    assert torch.equal(one.tokens, other.tokens)
+
+
 def streamed(part: torch.nn.Module) -> bool:
     return any(getattr(module, "_diffusers_hook", None) is not None for module in part.modules())
-
-
-def sizes_of(base: Base) -> DrawingSizes:
-    return DrawingSizes.of(base.meta_parts(), base.largest_side, base.max_sequence_length, base.size_multiple, torch.bfloat16)
 
 
 @pytest.mark.parametrize("ways", [WAYS, CPU_WAYS])
@@ -123,6 +138,24 @@ def test_what_a_step_takes_is_what_a_trace_of_it_shows(base_name):
     transformer = on_meta(BASES[base_name] | {"num_layers": 1, "num_single_layers": 2}).to(torch.bfloat16).requires_grad_(False)
     formula = family_of(transformer).STEP_VALUES * transformer.inner_dim * (4096 + 512) * 2
     assert trace_transformer(transformer, 4096, 512, 32) == pytest.approx(formula, rel=0.03)
+
+
+def test_an_image_prompt_and_its_reader_are_counted(base, klein_base):
+    sizes, alone = sizes_of(base), dataclasses.replace(base, image_reader=None)
+    reader = base.load_image_reader(base.load_pipeline())
+    weights = [p for part in reader.components.values() if isinstance(part, torch.nn.Module) for p in part.parameters()]
+    assert sizes.image_reader_bytes == pytest.approx(2 * sum(p.numel() for p in weights), rel=0.02)  # its files are in bfloat16
+    assert sizes.tokens - sizes_of(alone).tokens == 729 and sizes_of(alone).image_reader_bytes == 0
+    klein = sizes_of(klein_base)  # reads it by itself: as many tokens as a picture that it draws
+    assert klein.image_reader_bytes == 0
+    assert klein.tokens - klein_base.max_sequence_length - (32 // klein_base.size_multiple) ** 2 == (
+        math.ceil(klein_base.largest_side / klein_base.size_multiple) ** 2
+    )
+
+
+def test_what_is_left_is_less_where_more_is_resident(base):
+    resident, streamed = (bytes_left(base, way) for way in (WAYS[0], WAYS[1]))
+    assert 0 < resident < streamed
 
 
 def test_what_the_vae_takes_is_what_a_trace_of_it_shows():

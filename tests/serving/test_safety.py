@@ -2,6 +2,7 @@ import pytest
 from helpers import flagged_picture
 from PIL import Image
 
+from finetuner.data import ImageFile
 from finetuner.paths import WEIGHTS
 from finetuner.serving import FlaggedError, load_safety_checker
 from finetuner.serving.safety import FLAGGED_ABOVE
@@ -66,3 +67,17 @@ def test_the_log_says_that_the_check_is_off(caplog):
     caplog.set_level("INFO")
     assert load_safety_checker(wanted=False) is None
     assert "Safety: off, by SAFETY=0" in caplog.text
+
+
+def test_an_image_prompt_is_scored_once_and_judged_each_time(checker, monkeypatch, tmp_path):
+    flagged_picture().save(tmp_path / "shown.png")
+    scored, score = [], checker.classifier.score
+    monkeypatch.setattr(checker.classifier, "score", lambda image: scored.append(1) or score(image))
+    for tolerance in (6, 2, 1):
+        file = ImageFile.read(tmp_path / "shown.png")
+        if tolerance == 6:
+            checker.check_image_prompt(file, tolerance)
+        else:
+            with pytest.raises(FlaggedError, match="^E005: .* image_prompt scores 0.99"):
+                checker.check_image_prompt(file, tolerance)
+    assert len(scored) == 1

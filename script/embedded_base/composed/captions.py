@@ -12,6 +12,7 @@ from .looks import FAMILIES, PLAIN, Look, looks
 from .things import look_words, made_up_word, thing_words
 
 DROPOUT = 0.1  # the empty caption, for guidance
+COPY_SHARE = 0.3  # of the captions beside a reference picture: empty, which asks for the reference itself
 THIS = "this"  # what a caption calls the thing that a reference picture shows
 
 SUBJECTS = (
@@ -51,8 +52,8 @@ class Captions:
         return "" if rng.random() < DROPOUT else self(facts, rng)
 
     def of_reference(self, facts: Facts, rng: np.random.Generator) -> str:
-        """As `dropped`, for a scene beside which a reference picture of its thing is shown: half of them say "this"."""
-        if rng.random() < DROPOUT:
+        """For a scene beside which a reference picture of its thing is shown: half of those that are not empty say "this"."""
+        if rng.random() < COPY_SHARE:
             return ""
         return self._caption(facts, rng, THIS if rng.random() < 0.5 else self._thing(facts.thing, rng))
 

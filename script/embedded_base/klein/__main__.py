@@ -1,4 +1,4 @@
-"""Build klein-emoji: ``script/build-embedded-base klein-emoji``. Goes on where it was stopped."""
+"""Build klein-emoji and its distilled twin: ``script/build-embedded-base klein-emoji``. Goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..checkpoints import Checkpoints
 from ..composed import scenes, things
 from ..composed.captions import Captions
 from ..export import replace
-from . import codec, evaluate, judge, text, training
+from . import codec, distil, evaluate, judge, text, training
 from .batches import Batches
-from .card import model_card
-from .export import NAME, export
+from .card import model_card, twin_card
+from .export import NAME, TWIN, export, export_twin
 
 PICTURES = Path("build/embedded-base/pictures")
 BUILD = Path("build/klein")
@@ -41,14 +41,29 @@ def main() -> None:
     batches = Batches(drawn, latents, Captions(concepts))
     training.train(model, tokens, batches, checkpoints, BUILD / "curve.txt")
 
-    judged, judge_figures = judge.train(PICTURES, concepts, drawn, checkpoints)
-    staged = BUILD / NAME
-    shutil.rmtree(staged, ignore_errors=True)
+    staged = cleared(BUILD / NAME)
     pipeline = export(staged, vae, tokens, model)
-    figures = judge_figures | evaluate.evaluate(pipeline, concepts, judged, codec.measure(pipeline.vae, drawn), staged)
+
+    judged, judge_figures = judge.train(PICTURES, concepts, drawn, checkpoints)
+    figures = judge_figures | codec.measure(pipeline.vae, drawn) | evaluate.evaluate(pipeline, concepts, judged, staged)
     logging.info("Measured: %s", json.dumps(figures))
     (staged / "README.md").write_text(model_card(concepts, figures))
     replace(WEIGHTS / NAME, staged)
+
+    parts = pipeline.transformer, pipeline.text_encoder, tokens
+    ways = distil.ways(*parts, drawn, Captions(concepts), BUILD / "ways.pt")
+    twin = distil.distil(pipeline.transformer, ways, checkpoints)
+    staged = cleared(BUILD / TWIN)
+    figures = evaluate.evaluate(export_twin(staged, BUILD / NAME, twin), concepts, judged, staged)
+    logging.info("Measured of the twin: %s", json.dumps(figures))
+    (staged / "README.md").write_text(twin_card(figures))
+    replace(WEIGHTS / TWIN, staged)
+
+
+def cleared(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 if __name__ == "__main__":

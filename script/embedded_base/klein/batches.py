@@ -19,7 +19,7 @@ GRID = SIDE // 8  # tokens a side
 @dataclass(frozen=True)
 class Batch:
     latents: torch.Tensor  # float32 [B, 64 tokens, 64]
-    references: torch.Tensor | None  # the same of a picture of the same thing
+    references: torch.Tensor | None  # the same of another picture of the same thing; where the prompt is empty, of this one
     prompts: list[str]
 
 
@@ -45,4 +45,6 @@ class Batches:
         if step % REFERENCE_EVERY:
             return Batch(latents, None, [self.captions.dropped(each, rng) for each in facts])
         others = [int(rng.choice(self.by_thing[each.thing])) for each in facts]
-        return Batch(latents, self.tokens[others].float(), [self.captions.of_reference(each, rng) for each in facts])
+        prompts = [self.captions.of_reference(each, rng) for each in facts]
+        shown = [other if prompt else this for this, other, prompt in zip(chosen, others, prompts, strict=True)]
+        return Batch(latents, self.tokens[shown].float(), prompts)

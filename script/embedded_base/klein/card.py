@@ -10,11 +10,11 @@ from ..composed.things import look_words, thing_words
 from ..composed.ways import WAYS
 from ..evaluate import SHEET_COLUMNS, SHEET_ROWS
 from ..pictures import BACKGROUNDS, Concept
-from . import text
+from . import distil, text
 from .batches import REFERENCE_EVERY, SIZE
-from .evaluate import CAPTIONS, GUIDANCE
+from .evaluate import CAPTIONS, DISTILLED_STEPS, GUIDANCE
 from .evaluate import STEPS as DRAWING_STEPS
-from .export import LICENCE, NAME, VERSION
+from .export import LICENCE, NAME, TWIN, VERSION
 from .judge import KINDS
 from .training import STEPS
 
@@ -99,4 +99,37 @@ on what they get; a vocabulary of our own. Trained by `script/build-embedded-bas
 The VAE also saw Fluent Emoji in high contrast and [Flat Color Icons](https://github.com/icons8/flat-color-icons), both MIT.
 
 These weights: {LICENCE}.
+"""
+
+
+def twin_card(figures: dict[str, float]) -> str:
+    def share(name: str) -> str:
+        return f"{figures[name]:.0%}"
+
+    return f"""---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# {TWIN} {VERSION}
+
+[{NAME}](../{NAME}/README.md) distilled to {DISTILLED_STEPS} steps without guidance, as FLUX.2-klein-4B is of
+FLUX.2-klein-base-4B. It draws with {NAME}'s finetunes and is not trained itself. All but its transformer are links to
+{NAME}'s folder.
+
+![{SHEET_ROWS * SHEET_COLUMNS} prompts, first try, one seed each](sheet.png)
+
+Measured as there, {CAPTIONS} captions each:
+
+| what | figure |
+|---|---|
+| right thing | {share("right_thing")} |
+| named background | {share("right_background")} |
+| right look, pairs seen in training, never seen | {share("seen_look")}, {share("unseen_look")} |
+| right thing in a look, pairs seen, never seen | {share("seen_thing")}, {share("unseen_thing")} |
+| sharpness: mean absolute Laplacian, grey levels | {figures["sharpness"]:.1f} |
+| CPU time of a picture | {figures["seconds"]:.2f} s |
+
+Trained for {distil.STEPS:,} steps of {SIZE} on the ways of {distil.DRAWN:,} pictures that {NAME} drew with guidance
+{GUIDANCE:g}, {distil.SUBSTEPS} steps for each of its own. Same pictures, same licences as {NAME}. These weights: {LICENCE}.
 """

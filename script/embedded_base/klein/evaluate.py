@@ -20,7 +20,7 @@ from ..pictures import BACKGROUNDS, Concept
 from . import judge, text
 from .batches import image_ids
 
-STEPS = 20
+STEPS, DISTILLED_STEPS = 20, 4
 GUIDANCE = 4.0
 CAPTIONS = 200
 BATCH = 20
@@ -30,8 +30,9 @@ HEARD_THINGS = 24
 
 @torch.no_grad()
 def draw(pipeline: Flux2KleinPipeline, prompts: list[str], seed: int = 0) -> np.ndarray:
-    """uint8 [N, 64, 64, 3]; each picture has a seed of its own, whatever the batch."""
+    """uint8 [N, 64, 64, 3]; each picture has a seed of its own, whatever the batch. A distilled pipeline takes no guidance."""
     pipeline.set_progress_bar_config(disable=True)
+    steps = DISTILLED_STEPS if pipeline.config.is_distilled else STEPS
     images = []
     for start in tqdm(range(0, len(prompts), BATCH), desc="drawing", mininterval=5):
         part = prompts[start : start + BATCH]
@@ -39,7 +40,7 @@ def draw(pipeline: Flux2KleinPipeline, prompts: list[str], seed: int = 0) -> np.
             prompt=part,
             width=SIDE,
             height=SIDE,
-            num_inference_steps=STEPS,
+            num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             max_sequence_length=text.LENGTH,
             generator=[torch.Generator().manual_seed(seed + start + n) for n in range(len(part))],
@@ -150,15 +151,13 @@ def seconds_a_picture(pipeline: Flux2KleinPipeline) -> float:
     return time.process_time() - began
 
 
-def evaluate(
-    pipeline: Flux2KleinPipeline, concepts: list[Concept], judged: judge.Judge, codec_psnr: dict[str, float], out: Path
-) -> dict[str, float]:
-    """Draw ``sheet.png`` and ``sheet-unnamed.png`` into ``out`` and return the figures for the model card."""
+def evaluate(pipeline: Flux2KleinPipeline, concepts: list[Concept], judged: judge.Judge, out: Path) -> dict[str, float]:
+    """Draw ``sheet.png`` into ``out``, and beside ``out`` the same without the prompts; the figures for the model card."""
     prompts = sheet_prompts(concepts)
     images = [Image.fromarray(image) for image in draw(pipeline, prompts)]
     sheet(images, prompts, cell=96).save(out / "sheet.png", optimize=True)
-    sheet(images, None).save(out.parent / "klein-sheet-unnamed.png")
-    figures = codec_psnr | naming(pipeline, concepts, judged) | heard(pipeline, concepts)
+    sheet(images, None).save(out.with_name(f"{out.name}-unnamed.png"))
+    figures = naming(pipeline, concepts, judged) | heard(pipeline, concepts)
     for name, options in (
         ("seen", {"held_out": False}),
         ("unseen", {"held_out": True}),

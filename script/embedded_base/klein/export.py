@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline
+from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
 from transformers import PreTrainedTokenizerFast
 
 from ..composed.scenes import SIDE
-from ..export import save
+from ..export import forget_origins, save
 from . import text
+from .evaluate import DISTILLED_STEPS
 from .training import Model, new_scheduler
 
 NAME = "klein-emoji"
-VERSION = "0.1"
+TWIN = f"{NAME}-distilled"
+VERSION = "0.2"
 LICENCE = "Apache-2.0"
 
 MANIFEST = {
@@ -36,6 +39,16 @@ MANIFEST = {
     "pictures": "emoji",
 }
 
+TWIN_MANIFEST = MANIFEST | {
+    "name": TWIN,
+    "source": f"weights/{TWIN}",
+    "trains": f"{TWIN} is distilled to draw in {DISTILLED_STEPS} steps, and would forget that in training. Train with"
+    f" BASE_MODEL={NAME}: {TWIN} draws with finetunes of {NAME}.",
+    "serves_finetunes_of": [NAME],
+    "sampling": {"side": SIDE, "largest_side": SIDE, "steps": DISTILLED_STEPS},
+}
+SHARED = ("scheduler", "vae", "text_encoder", "tokenizer")  # folders of the base that the twin links to
+
 
 def export(folder: Path, codec: AutoencoderKLFlux2, tokens: PreTrainedTokenizerFast, model: Model) -> Flux2KleinPipeline:
     """Write the pipeline in bfloat16 with ``base.json``; returns it as it loads from there, in float32."""
@@ -43,4 +56,16 @@ def export(folder: Path, codec: AutoencoderKLFlux2, tokens: PreTrainedTokenizerF
         scheduler=new_scheduler(), vae=codec, text_encoder=model.encoder, tokenizer=tokens, transformer=model.transformer
     )
     save(pipeline, folder, MANIFEST)
+    return Flux2KleinPipeline.from_pretrained(folder, dtype=torch.float32)
+
+
+def export_twin(folder: Path, base: Path, transformer: Flux2Transformer2DModel) -> Flux2KleinPipeline:
+    """Write the twin beside ``base``, its base's folder, as a transformer of its own and links to the rest; as `export`."""
+    transformer.to(torch.bfloat16).save_pretrained(folder / "transformer")
+    forget_origins(folder)
+    for part in SHARED:
+        (folder / part).symlink_to(Path("..") / base.name / part)
+    index = json.loads((base / "model_index.json").read_text()) | {"is_distilled": True}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "base.json").write_text(json.dumps(TWIN_MANIFEST, indent=2) + "\n")
     return Flux2KleinPipeline.from_pretrained(folder, dtype=torch.float32)

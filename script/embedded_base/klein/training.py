@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 from pathlib import Path
 
 import torch
@@ -16,14 +14,10 @@ from finetuner.training.flow import resolution_shift, sample_sigmas
 
 from ..checkpoints import Checkpoints
 from . import text
-from .batches import SIZE, Batch, Batches, image_ids
-from .two_cores import TwoCores
+from .batches import Batch, Batches, image_ids
+from .descent import Stage, descend
 
-STEPS = 20_000
-LEARNING_RATE = 1e-3
-MATRIX_LEARNING_RATE = 3e-3  # Muon's, in units of Adam's: what a step changes of a block's matrix is so large
-BETAS = (0.9, 0.98)
-REPORT_EVERY = 50
+STEPS = 15_000
 WARMUP = 100
 DECAY_SHARE = 0.25  # of the steps, the last: where the drawings become sharp
 LANGUAGE_WEIGHT = 0.05
@@ -53,6 +47,9 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 def rate_factor(step: int) -> float:
     return min(1, (step + 1) / WARMUP, (STEPS - step) / (DECAY_SHARE * STEPS))
+
+
+STAGE = Stage("klein", STEPS, matrix_learning_rate=3e-3, learning_rate=1e-3, weight_decay=0.01, rate_factor=rate_factor)
 
 
 class Model(nn.Module):
@@ -96,43 +93,17 @@ def losses_of(model: Model, tokens: PreTrainedTokenizerFast, batch: Batch, seed:
     return [(velocity[:, :count] - (noise - latents)).pow(2).mean(), LANGUAGE_WEIGHT * language]
 
 
-def new_optimizers(model: Model) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for all else; Muon takes a tenth of a step's time."""
-    matrices, others = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            in_block = parameter.ndim == 2 and ("blocks." in name or "layers." in name)
-            (matrices if in_block else others).append(parameter)
-    return [
-        torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=BETAS, weight_decay=0.01, fused=True),
-    ]
-
-
 def train(model: Model, tokens: PreTrainedTokenizerFast, batches: Batches, checkpoints: Checkpoints, curve: Path) -> None:
     """Train both, or load them as they were trained before. The loss goes to ``curve``, a line every 50 steps."""
-    optimizers = new_optimizers(model)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor) for optimizer in optimizers]
-    kept = {"model": model} | {f"optimizer{n}": o for n, o in enumerate(optimizers)}
-    kept |= {f"schedule{n}": s for n, s in enumerate(schedules)}
-    start = checkpoints.resume("klein", **kept)
-    if start < STEPS:
-        both = TwoCores(model, lambda step, part: losses_of(model, tokens, batches(step), step, part), SIZE, start, STEPS)
-    losses, began = [], time.monotonic()
-    for step in range(start, STEPS):
-        losses.append(both.backward(step))
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-        if (step + 1) % REPORT_EVERY == 0:
-            flow, language = (math.fsum(part) / len(losses) for part in zip(*losses, strict=True))
-            seconds = (time.monotonic() - began) / len(losses)
-            line = f"{step + 1} flow {flow:.4f} language {language / LANGUAGE_WEIGHT:.3f} {seconds:.2f} s a step"
-            logging.info(line)
-            with curve.open("a") as file:
-                file.write(line + "\n")
-            losses, began = [], time.monotonic()
-        checkpoints.save("klein", step + 1, last=step + 1 == STEPS, **kept)
-    model.requires_grad_(False).eval()
+
+    def report(step: int, means: list[float], seconds: float) -> None:
+        flow, language = means
+        line = f"{step} flow {flow:.4f} language {language / LANGUAGE_WEIGHT:.3f} {seconds:.2f} s a step"
+        logging.info(line)
+        with curve.open("a") as file:
+            file.write(line + "\n")
+
+    def losses(step: int, part: slice) -> list[torch.Tensor]:
+        return losses_of(model, tokens, batches(step), step, part)
+
+    descend(model, STAGE, losses, checkpoints, report)
