@@ -79,8 +79,9 @@ def against_plain(rows: list[dict]) -> str:
     cells = [Cell(concept, variant, seed) for variant in variants for seed in SEEDS for concept in CONCEPTS]
     found = [known[cell.key()] | {"variant": cell.variant.name} for cell in cells if cell.key() in known]
     return f"""*plain* is what the DreamBooth-LoRA script of diffusers does unless told otherwise
-(`benchmarks/fidelity/variants.py`), at as many steps as ours, and at {PLAIN_LONG.inputs["training_steps"]}, in about
-its time. `full` is ours with `finetune_type` full, at the same steps, and *without preservation* is ours with nothing but the user's images.
+(`benchmarks/fidelity/variants.py`), at as many steps as ours, and at {PLAIN_LONG.inputs["training_steps"]}, in about its
+time. `full` is ours with `finetune_type` full, at the same steps, and *without preservation* is ours with nothing but the
+user's images.
 {len(found)} trainings on up to {len(SEEDS)} seeds of {len(CONCEPTS)} concepts, {len(rows)} of them by this run, the others read
 from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote.
 
