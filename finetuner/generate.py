@@ -25,10 +25,10 @@ from finetuner.serving import (
     adapter_cache_bytes,
     bytes_left,
     choose_placement,
+    compile_blocks,
     compile_wanted,
     decode_latents,
     load_safety_checker,
-    native_size,
     raw_look,
     require_raw,
     safety_wanted,
@@ -91,7 +91,7 @@ class Generator:
         with suppress(ValueError):  # nothing here upsamples for this base: whoever asks for it is told
             self.upsampler.prepare()
         if compiled and self.placement.precision is None and not self.placement.transformer_streamed:
-            self._compile()
+            compile_blocks(self.pipeline, base, self.prompts)
         elif compiled:
             log.warning("The transformer is not compiled: only one that is resident in its own precision is")
 
@@ -280,23 +280,6 @@ class Generator:
         if drawing.guidance is None:
             del fields["guidance"]
         return fields
-
-    def _compile(self) -> None:
-        """Compile the transformer's blocks, once for all sizes; the first picture is what does it."""
-        log.info("Compiling the transformer's blocks, which takes minutes")
-        self.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
-        # Not a square: one of 1024 px is 4096 tokens, which a transformer 4096 wide (FLUX.2 klein 9B) does not tell from its
-        # width. Dynamo takes equal sizes for one and the same, and would compile again for the next picture of another shape.
-        size = native_size(3 / 2, self.base.sampling_side, self.base.size_multiple)
-        sample_latents(
-            self.pipeline,
-            self.prompts.get(""),
-            size,
-            steps=1,
-            guidance=self.base.sampling_guidance,
-            seed=0,
-            empty=self.prompts.empty,
-        )
 
 
 def _require_finite(latents: torch.Tensor, drawing: Drawing) -> None:

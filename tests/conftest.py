@@ -19,6 +19,9 @@ from finetuner.bases import Base, Family, LatentStatistics, TextEmbeddings, choo
 from finetuner.store import FolderStore
 from finetuner.training.dataset import Batch, Bucket, Dataset
 
+# The embedded base whose steps cost least; tests/test_klein_emoji.py runs the default one.
+os.environ.setdefault("BASE_MODEL", "flux-emoji")
+
 # A worker of pytest-xdist, and each process it starts, keeps to a core of its own: more threads than cores wait for each other.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     cores = sorted(os.sched_getaffinity(0))

@@ -24,7 +24,7 @@ from finetuner.training import Recipe, encode_dataset, set_strength
 from finetuner.training.dataset import Dataset
 
 SAMPLING_STEPS = 12  # fewer than people use, enough to tell what is drawn
-SHOWN = 4  # pictures kept of each strength, for people to look at
+SHOWN = 4  # pictures kept of each strength with the trigger word, and as many without it, for people to look at
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def draw(pipeline: DiffusionPipeline, texts: TextEmbeddings, empty: TextEmbeddin
 
 
 def run(cell: Cell) -> tuple[dict, np.ndarray]:
-    """The figures as JSON values, and pictures to look at: uint8 [strengths, SHOWN, 64, 64, 3]."""
+    """The figures as JSON values, and pictures to look at, drawn by lot: uint8 [strengths, 2 * SHOWN, 64, 64, 3]."""
     base, variant, concept = the_base(), cell.variant, cell.concept
     request = variant.request(concept.mode)
     recipe = variant.recipe_for(request, base, cell.seed)
@@ -83,6 +83,7 @@ def run(cell: Cell) -> tuple[dict, np.ndarray]:
     references = concepts.references(concept)
     pipeline = base.load_pipeline_around(transformer.requires_grad_(False))
     measured, shown, before = [], [], None
+    lot = np.sort(np.random.default_rng(0).choice(len(asked), SHOWN, replace=False))
     for strength in scores.STRENGTHS:
         set_strength(transformer, strength)
         images = draw(pipeline, texts, dataset.texts[:1])
@@ -95,7 +96,7 @@ def run(cell: Cell) -> tuple[dict, np.ndarray]:
                 leak=scores.difference(plain, before[len(asked) :]),
             )
         )
-        shown.append(of_concept[:SHOWN])
+        shown.append(np.concatenate([of_concept[lot], plain[lot]]))
     row = {
         "key": cell.key(),
         "variant": variant.name,

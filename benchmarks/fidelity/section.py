@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from benchmarks.fidelity.cell import SAMPLING_STEPS, Cell, the_base
+from benchmarks.fidelity.cell import SAMPLING_STEPS, SHOWN, Cell, the_base
 from benchmarks.fidelity.concepts import CONCEPTS, HELD_OUT_CONTENTS, SUBJECT_IMAGES, TRAINING_CONTENTS
 from benchmarks.fidelity.drawings import FOLDER, SIDE
 from benchmarks.fidelity.pool import read_rows, run_cells
@@ -24,6 +24,7 @@ HERE = Path("benchmarks")
 LOG = HERE / "ablation.jsonl"
 PLOT = HERE / "fidelity.png"
 SHEET = HERE / "fidelity-pictures.png"
+RECIPES = HERE / "fidelity-recipes.png"
 # What script/bench measures itself, besides the recipe on all concepts; what takes longer than its 20 minutes, the log holds.
 PLAIN_ON = ("line icons", "Twemoji", "sloth", "lobster", "honey pot", "nesting dolls")
 DEAR_ON = ("line icons", "sloth", "honey pot")
@@ -41,13 +42,13 @@ def run() -> str:
     rows, images = [], {}
     for row, shown in tqdm(run_cells(cells), total=len(cells), desc="fidelity"):
         rows.append(row)
-        if row["variant"] == OURS.name:
-            images[row["concept"]] = shown
+        images[row["variant"], row["concept"]] = shown
     order = {cell.key(): n for n, cell in enumerate(cells)}
     rows.sort(key=lambda row: order[row["key"]])
     ours = [row for row in rows if row["variant"] == OURS.name]
     plot(ours, PLOT)
-    sheet({concept.name: images[concept.name] for concept in CONCEPTS}).save(SHEET, optimize=True)
+    sheet({concept.name: images[OURS.name, concept.name] for concept in CONCEPTS}).save(SHEET, optimize=True)
+    recipes_sheet(images).save(RECIPES, optimize=True)
     return f"""## Fidelity
 
 {what_is_measured()}
@@ -60,11 +61,15 @@ LoRA of rank 32, priority speed, 300 steps, one seed. At strength 1 unless it sa
 
 ![Scores by strength, a line a mode](fidelity.png)
 
-![For each concept the first prompts at rising strengths](fidelity-pictures.png)
+![For each concept two prompts at rising strengths](fidelity-pictures.png)
 
 ### Against the plain recipe
 
 {against_plain(rows)}
+
+By recipe, at strength 1: {SHOWN} pictures with the trigger word and {SHOWN} without it, drawn by lot from all.
+
+![A row a recipe, three concepts](fidelity-recipes.png)
 
 {ablation_table()}
 
@@ -182,7 +187,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 
 def sheet(images: dict[str, np.ndarray]) -> Image.Image:
-    """A row a concept: its first prompts at four strengths. ``images``: by concept, uint8 [strengths, SHOWN, 64, 64, 3]."""
+    """A row a concept: two prompts at four strengths. ``images``: by concept, uint8 [strengths, pictures, 64, 64, 3]."""
     columns = (0.0, 0.8, 1.2, 2.0)
     shown = 2
     label, gap, head = 110, 4, 22
@@ -198,4 +203,22 @@ def sheet(images: dict[str, np.ndarray]) -> Image.Image:
             page.paste(picture, (left + n * (CELL + gap), head + row * (CELL + gap)))
     for row, name in enumerate(images):
         pen.text((4, head + row * (CELL + gap) + CELL / 2), name, "black", font, anchor="lm")
+    return page
+
+
+def recipes_sheet(images: dict[tuple[str, str], np.ndarray]) -> Image.Image:
+    """A row a concept and recipe at strength 1: with the trigger word, then without. ``images``: by both, as in `sheet`."""
+    label, gap, head = 150, 4, 22
+    font = ImageFont.load_default(14)
+    rows = [(variant.name, name) for name in DEAR_ON for variant in (OURS, PLAIN, PLAIN_LONG, FULL, ALONE)]
+    page = Image.new("RGB", (label + 2 * SHOWN * (CELL + gap) + 3 * gap, head + len(rows) * (CELL + gap)), "white")
+    pen = ImageDraw.Draw(page)
+    for n, text in enumerate(("with the trigger word", "without it")):
+        pen.text((label + n * (SHOWN * (CELL + gap) + 3 * gap), 4), text, "black", font)
+    for row, (variant, name) in enumerate(rows):
+        top = head + row * (CELL + gap)
+        pen.multiline_text((4, top + CELL / 2), f"{name}\n{variant}", "black", font, anchor="lm")
+        for n, pixels in enumerate(images[variant, name][STRENGTHS.index(1.0)]):
+            left = label + n * (CELL + gap) + (3 * gap if n >= SHOWN else 0)
+            page.paste(Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
     return page

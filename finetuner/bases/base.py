@@ -37,7 +37,7 @@ BASES = ModelKind(
     # No one chose the default, so it must not bind anyone: FLUX.2-klein-base-4B is Apache-2.0 and trains on a card of 12 GB,
     # FLUX.1-dev is for non-commercial use and takes twice that.
     production=("FLUX.2-klein-base-4B", "FLUX.1-dev"),
-    embedded="flux-emoji",
+    embedded="klein-emoji",
 )
 
 

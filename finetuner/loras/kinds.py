@@ -61,7 +61,7 @@ UNET = re.compile(r"(^|[._])(down|up|input|output|mid|middle)_blocks?[._]")
 CROSS_ATTENTION = re.compile(r"attn2[._]to_[kv]$")
 UNETS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # by the width of the texts that it reads
 WIDTHS = {
-    192: "flux-emoji",
+    192: "flux-emoji or klein-emoji",
     1536: "Stable Diffusion 3",
     2432: "Stable Diffusion 3.5 Large",
     3072: "FLUX.1 (dev, schnell, Krea), and of FLUX.2 klein 4B",

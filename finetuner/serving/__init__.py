@@ -5,6 +5,7 @@ base's transformer; finetunes are copied in and out of it, never merged. Begin w
 """
 
 from finetuner.serving.caches import FinetuneCache, ImagePromptCache, PromptCache, ServedFinetune
+from finetuner.serving.compiling import compile_blocks
 from finetuner.serving.image_file import write_image
 from finetuner.serving.plan import bytes_left, choose_placement
 from finetuner.serving.raw import raw_look, require_raw
@@ -30,6 +31,7 @@ __all__ = [
     "adapter_cache_bytes",
     "bytes_left",
     "choose_placement",
+    "compile_blocks",
     "compile_wanted",
     "decode_latents",
     "load_safety_checker",

@@ -10,11 +10,13 @@ from finetuner.bases.base import Base, choose_base
 from finetuner.bases.model_folder import loaded_files
 
 KLEIN = ["FLUX.2-klein-base-4B", "FLUX.2-klein-4B", "FLUX.2-klein-base-9B", "FLUX.2-klein-9B"]
+KLEIN += ["klein-emoji", "klein-emoji-distilled"]
 CONFIGURED = ["FLUX.1-dev", "FLUX.1-schnell", "FLUX.1-Krea-dev", "flux-emoji", *KLEIN]
 DISTILLED = {
     "FLUX.1-schnell": "FLUX.1-dev",
     "FLUX.2-klein-4B": "FLUX.2-klein-base-4B",
     "FLUX.2-klein-9B": "FLUX.2-klein-base-9B",
+    "klein-emoji-distilled": "klein-emoji",
 }
 
 
@@ -47,7 +49,7 @@ def test_every_base_says_what_is_needed_of_it(weights):
 
 def test_without_a_choice_the_freest_of_what_was_downloaded_is_used_and_the_embedded_base_elsewhere(weights, monkeypatch):
     monkeypatch.delenv("BASE_MODEL", raising=False)
-    for name in ("flux-emoji", "FLUX.1-dev", "FLUX.2-klein-base-4B"):
+    for name in ("klein-emoji", "FLUX.1-dev", "FLUX.2-klein-base-4B"):
         download(weights, name)
         assert choose_base(weights).name == name
     (weights / "FLUX.1-dev" / "model_index.json").unlink()

@@ -34,7 +34,8 @@ def nodes(tmp_path, monkeypatch) -> Iterator[Nodes]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # Its sockets lie there, and their paths may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as short:
-        head = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False, "temp_dir": short}
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        head = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
         nodes = Nodes(initialize_head=True, head_node_args=head)
         ray.init(address=nodes.address, log_to_driver=False)
         yield nodes

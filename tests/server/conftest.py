@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from local_server import Server
 
-from finetuner.bases.base import BASES
-
 HERE = Path(__file__).parent
 
 
@@ -22,7 +20,7 @@ def start_server(tmp_path_factory) -> Iterator[Callable[..., Server]]:
         def start(mode: str, **environment: str) -> Server:
             log = tmp_path_factory.mktemp(mode) / "server.log"
             defaults = {
-                "BASE_MODEL": os.environ.get("BASE_MODEL", BASES.embedded),
+                "BASE_MODEL": os.environ["BASE_MODEL"],
                 "FINETUNE_STORE": str(store),
                 "TMPDIR": str(tmp_path_factory.mktemp("temporary")),  # its own, to see what it leaves there
             }
