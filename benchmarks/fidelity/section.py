@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +18,7 @@ from benchmarks.fidelity.pool import read_rows, run_cells
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.scores import STRENGTHS, TOP
 from benchmarks.fidelity.tables import MODES, by_concept, comparison
-from benchmarks.fidelity.variants import ALONE, FULL, OURS, PLAIN, PLAIN_LONG
+from benchmarks.fidelity.variants import ALONE, FULL, OURS, PLAIN, PLAIN_LONG, Variant
 from script.embedded_base import pictures
 
 HERE = Path("benchmarks")
@@ -83,10 +84,14 @@ def against_plain(rows: list[dict]) -> str:
     known = {row["key"]: row for row in (*logged(), *rows)}
     cells = [Cell(concept, variant, seed) for variant in variants for seed in SEEDS for concept in CONCEPTS]
     found = [known[cell.key()] | {"variant": cell.variant.name} for cell in cells if cell.key() in known]
+
+    def seconds(variant: Variant) -> float:
+        return statistics.median(row["training_seconds"] for row in found if row["variant"] == variant.name)
+
     return f"""*plain* is what the DreamBooth-LoRA script of diffusers does unless told otherwise
-(`benchmarks/fidelity/variants.py`), at as many steps as ours, and at {PLAIN_LONG.inputs["training_steps"]}, in about its
-time. `full` is ours with `finetune_type` full, at the same steps, and *without preservation* is ours with nothing but the
-user's images.
+(`benchmarks/fidelity/variants.py`), at as many steps as ours, and at {PLAIN_LONG.inputs["training_steps"]}, in
+{seconds(PLAIN_LONG) / seconds(OURS):.2f} of its time. `full` is ours with `finetune_type` full, at the same steps,
+and *without preservation* is ours with nothing but the user's images.
 {len(found)} trainings on up to {len(SEEDS)} seeds of {len(CONCEPTS)} concepts, {len(rows)} of them by this run, the others read
 from `benchmarks/ablation.jsonl`, which `python -m benchmarks.ablate` wrote.
 

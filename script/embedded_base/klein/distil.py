@@ -29,9 +29,9 @@ from .evaluate import DISTILLED_STEPS, GUIDANCE
 from .training import new_scheduler
 
 SUBSTEPS = 4  # of the base for each of the twin's
-DRAWN = 5120  # pictures whose way is kept
+DRAWN = 3072  # pictures whose way is kept
 CHUNK = 32  # drawn at once
-STEPS = 2000
+STEPS = 1200
 LEARNING_RATE = 4e-4  # of both optimisers: the twin has little to learn anew
 WARMUP = 50
 
