@@ -13,7 +13,7 @@ from ..export import save
 from .views import SIDE
 
 NAME = "emoji-redux"
-VERSION = "1.0"
+VERSION = "0.2"
 LICENCE = "Apache-2.0"
 
 
