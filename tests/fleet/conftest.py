@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,9 +25,3 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request, sqlite_url) -> str:
     return sqlite_url if request.param == "sqlite" else request.getfixturevalue("postgres").url
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In parallel, the longest of all begin first: the other worker goes on with the rest meanwhile."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.name != "test_script.py")
