@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -24,7 +25,7 @@ from finetuner.bases import choose_base
 from finetuner.generate import Generator
 from finetuner.requests import ImageRequest
 from finetuner.store import FolderStore
-from fleet.cluster import BY_FINETUNE, ONGOING
+from fleet.cluster import ONGOING
 from fleet.drawing import Drawing
 from fleet.engine import Engine
 from fleet.records import Job, Kind
@@ -35,7 +36,11 @@ PAIRS = 60  # of a picture of each kind, in turn
 FINETUNES, REPLICAS, REQUESTS = 20, 2, 200
 CLIENTS = (2, 4)  # as many as replicas, so that none need wait; twice as many, so that all are busy
 IN_MEMORY = 12  # finetunes that fit into a replica's cache: the whole is more than one holds, and less than both do
-POWER_OF_TWO = RequestRouterConfig()
+POWER_OF_TWO = RequestRouterConfig()  # what the fleet has
+BY_FINETUNE = RequestRouterConfig(
+    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
+    request_router_kwargs={"num_fallback_replicas": sys.maxsize},  # all: a finetune that everyone wants is drawn by each
+)
 
 
 class Multiplexed(Drawing):

@@ -6,12 +6,11 @@ import asyncio
 import functools
 import logging
 import os
-import sys
 from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
@@ -25,12 +24,6 @@ log = logging.getLogger(__name__)
 APP = "drawing"
 TRIES = 4  # of a job whose node or process is lost: one that kills whatever it runs on must end, too
 ONGOING = 1  # requests that a replica is given at once: behind another's picture none waits while a replica is idle
-# Requests of a finetune go to one replica, which has it in memory, and to the next in the ring where that one has its hands
-# full: benchmarks/fleet.py compares it with Serve's other ways.
-BY_FINETUNE = RequestRouterConfig(
-    request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
-    request_router_kwargs={"num_fallback_replicas": sys.maxsize},  # all: a finetune that everyone wants is drawn by each
-)
 CANCEL_SECONDS = 20.0
 ALIVE_SECONDS = 10.0
 LOST = (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
@@ -52,10 +45,15 @@ class Cluster:
         )
         self._drawing = self._deploy()
 
-    async def draw(self, inputs: dict, finetune_id: str, folder: str) -> dict:
-        """What `Drawing.draw` gives; tried again where its replica is lost."""
+    async def draw(self, inputs: dict, folder: str) -> dict:
+        """What `Drawing.draw` gives; tried again where its replica is lost.
+
+        Serve chooses the less busy of two replicas. By consistent hashing or multiplexing the finetune was in memory about as
+        often (48 and 53 %, or 54 and 55 %, against 47 and 58 % with 2 and 4 clients), and all took longer with few clients
+        (benchmarks/RESULTS.md).
+        """
         for left in reversed(range(TRIES)):
-            response = self._drawing.options(session_id=finetune_id).draw.remote(inputs, folder)
+            response = self._drawing.draw.remote(inputs, folder)
             try:
                 return await response
             except LOST as error:
@@ -101,7 +99,6 @@ class Cluster:
                     max_ongoing_requests=ONGOING,
                     autoscaling_config=AutoscalingConfig(min_replicas=least, max_replicas=most, target_ongoing_requests=1),
                     graceful_shutdown_timeout_s=5,
-                    request_router_config=BY_FINETUNE,
                 ).bind(),
                 name=APP,
                 route_prefix=None,

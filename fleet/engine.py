@@ -145,7 +145,7 @@ class Engine:
 
     async def _draw(self, job: Job) -> None:
         folder = self.settings.results_folder / job.id
-        await self._run(job, self._with_files(job, lambda inputs: self._cluster.draw(inputs, job.finetune_id, str(folder))))
+        await self._run(job, self._with_files(job, lambda inputs: self._cluster.draw(inputs, str(folder))))
 
     async def _train(self, job: Job) -> None:
         folder = self._folder_of(job)

@@ -19,7 +19,7 @@ from fleet.training import TrainingFolder, train
 class Idle:
     """Does nothing: jobs run until a test changes their records."""
 
-    async def draw(self, inputs: dict, finetune_id: str, folder: str) -> dict:
+    async def draw(self, inputs: dict, folder: str) -> dict:
         return await asyncio.Event().wait()
 
     async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
@@ -35,7 +35,7 @@ class Inside:
     def __init__(self) -> None:
         self.generator: Generator | None = None
 
-    async def draw(self, inputs: dict, finetune_id: str, folder: str) -> dict:
+    async def draw(self, inputs: dict, folder: str) -> dict:
         self.generator = self.generator or await asyncio.to_thread(Generator.open)
         drawn = Drawn(self.generator, inputs, Path(folder))
         try:
