@@ -1,4 +1,4 @@
-"""What a fleet adds to a picture, and where its pictures are best drawn: all against each other within one run."""
+"""What a fleet adds to a picture, how many it draws, and where they are best drawn: all against each other within one run."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ from fleet.settings import Settings
 
 STEPS = 4
 PAIRS = 60  # of a picture of each kind, in turn
-FINETUNES, REPLICAS, REQUESTS = 20, 2, 200
+ROUNDS, PICTURES = 3, 20  # as many through the engine, all at once, and as many by the bare generator, in turn
+FINETUNES, REPLICAS, REQUESTS = 20, 2, 150
 CLIENTS = (2, 4)  # as many as replicas, so that none need wait; twice as many, so that all are busy
 IN_MEMORY = 12  # finetunes that fit into a replica's cache: the whole is more than one holds, and less than both do
+Draw = Callable[[], Awaitable[None]]  # one picture
 POWER_OF_TWO = RequestRouterConfig()  # what the fleet has
 BY_FINETUNE = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
@@ -90,8 +92,9 @@ def run() -> str:
             address="local", num_cpus=REPLICAS + 1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
         )
         try:
-            added = asyncio.run(overhead(base, store, folder, finetunes[0]))
-            serve.delete("drawing")
+            added, ratios = asyncio.run(against_bare(Generator(base, store), folder, finetunes[0]))
+            for app in serve.status().applications:
+                serve.delete(app)  # the engine's replicas
             rows = [(clients, way, asyncio.run(route(way, clients, folder, finetunes))) for clients in CLIENTS for way in WAYS]
         finally:
             ray.shutdown()
@@ -102,6 +105,16 @@ def run() -> str:
             f"A picture of {STEPS} steps through the engine, accepted on the disk and drawn by a replica, against the bare"
             f" `Generator` in one process, {PAIRS} of each in turn: the median is **{added[0]:.1f} ms** longer (target: 15 ms),"
             f" {added[1]:.2f} times {added[2]:.0f} ms.",
+            "",
+            f"Pictures in the same time, by the engine to the bare `Generator`, {ROUNDS} times {PICTURES} of each in turn; the"
+            " engine is asked for all of them at once (in brackets the smallest and largest):",
+            "",
+            "| replicas | pictures, to the bare generator |",
+            "|---|---|",
+            *(
+                f"| {replicas} | {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f}) |"
+                for replicas, found in ratios.items()
+            ),
             "",
             f"{REQUESTS} requests over {FINETUNES} finetunes on {REPLICAS} replicas, each with room for {IN_MEMORY} in memory,"
             " by the number of clients and by the way in which Serve chooses the replica:",
@@ -117,35 +130,62 @@ def run() -> str:
     )
 
 
-async def overhead(base, store: FolderStore, folder: Path, finetune_id: str) -> tuple[float, float, float]:
-    """Milliseconds that the engine adds at the median, its ratio to the bare generator, and what that takes."""
-    generator = Generator(base, store)
-    engine = await Engine.open(Settings(folder=folder / "fleet"))
+async def against_bare(
+    generator: Generator, folder: Path, finetune_id: str
+) -> tuple[tuple[float, float, float], dict[int, list[float]]]:
+    """What `overhead` gives with one replica, and what `throughput` gives by the number of replicas."""
     inputs = {"prompt": "a fox, TOK style", "finetune_id": finetune_id, "steps": STEPS, "seed": 0}
-
-    async def through_engine() -> None:
-        job = await engine.submit(Job("ann", Kind.DRAWING, "cog", "", inputs, finetune_id))
-        ended = await engine.wait(job.id, 60)
-        assert ended and ended.output, ended
+    ratios = {}
 
     async def bare() -> None:
         generator.generate(ImageRequest(**inputs), folder)
 
-    for _ in range(5):
-        await through_engine()
-        await bare()
-    times: dict[Callable, list[float]] = {through_engine: [], bare: []}
+    for replicas in (1, REPLICAS):
+        engine = await Engine.open(Settings(folder=folder / "fleet", replicas=(replicas, replicas)))
+
+        async def through_engine(engine: Engine = engine) -> None:
+            job = await engine.submit(Job("ann", Kind.DRAWING, "cog", "", inputs, finetune_id))
+            ended = await engine.wait(job.id, 60)
+            assert ended and ended.output, ended
+
+        for _ in range(5):
+            await together(through_engine, replicas)
+            await bare()
+        if replicas == 1:
+            added = await overhead(through_engine, bare)
+        ratios[replicas] = [await throughput(through_engine, bare) for _ in range(ROUNDS)]
+        await engine.close()
+    return added, ratios
+
+
+async def overhead(through_engine: Draw, bare: Draw) -> tuple[float, float, float]:
+    """Milliseconds that the engine adds at the median, its ratio to the bare generator, and what that takes."""
+    times: dict[Draw, list[float]] = {through_engine: [], bare: []}
     for _ in range(PAIRS):
         for draw in (through_engine, bare):
-            times[draw].append(await timed(draw))
-    await engine.close()
+            times[draw].append(await timed(draw()))
     ours, theirs = (1000 * statistics.median(times[draw]) for draw in (through_engine, bare))
     return ours - theirs, ours / theirs, theirs
 
 
-async def timed(draw: Callable[[], Awaitable[None]]) -> float:
+async def throughput(through_engine: Draw, bare: Draw) -> float:
+    """Pictures through the engine in the time in which the bare generator draws one."""
+
+    async def one_by_one() -> None:
+        for _ in range(PICTURES):
+            await bare()
+
+    ours = await timed(together(through_engine, PICTURES))
+    return await timed(one_by_one()) / ours
+
+
+async def together(draw: Draw, count: int) -> None:
+    await asyncio.gather(*(draw() for _ in range(count)))
+
+
+async def timed(work: Awaitable[None]) -> float:
     started = time.perf_counter()
-    await draw()
+    await work
     return time.perf_counter() - started
 
 
