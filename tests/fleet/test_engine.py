@@ -277,3 +277,18 @@ def test_jobs_of_a_killed_engine_go_on(settings, finetune_id, store):
     ended = run(settings, go_on)
     assert [job.state for job in ended] == [State.SUCCEEDED] * 4, ended
     assert published(store) - before == {jobs[0].finetune_id, jobs[1].finetune_id}
+
+
+def test_replicas_stay_until_a_setting_changes(settings, finetune_id, monkeypatch):
+    async def draw(engine: Engine) -> tuple[Job, set[int]]:
+        job = await engine.submit(drawing(finetune_id))
+        return await engine.wait(job.id, SECONDS), {process.pid for process in processes("ray::ServeReplica:drawing")}
+
+    _, first = run(settings, draw)
+    _, again = run(settings, draw)
+    assert first == again
+    job, more = run(replace(settings, replicas=(1, 2)), draw)
+    assert job.state is State.SUCCEEDED and more.isdisjoint(first)
+    monkeypatch.setenv("BASE_MODEL", "klein-emoji")
+    job, other = run(replace(settings, replicas=(1, 2)), draw)
+    assert job.error and "this server runs klein-emoji" in job.error and other.isdisjoint(more)
