@@ -17,7 +17,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from fleet.records.job import FINAL, Job, Kind, OwnedFinetune, State
-from fleet.records.tables import FINETUNES, JOBS, METADATA, UNENDED
+from fleet.records.schema import migrate
+from fleet.records.tables import FINETUNES, JOBS, UNENDED
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Records:
         self.limits = limits or Limits()
         self._database = _open(url)
         self._accepting = Lock()
-        self._patiently(METADATA.create_all)
+        self._patiently(migrate)
 
     def close(self) -> None:
         self._database.dispose()
