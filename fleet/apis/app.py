@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
+from fastapi_offline import FastAPIOffline
 
 from fleet.apis import bfl, replicate
 from fleet.apis.bodies import BodyLimit
@@ -68,7 +69,8 @@ def build_app(engine: Engine, served: Served | None = None, keys: Keys | None = 
         expiring.cancel()
         await webhooks.close()
 
-    app = FastAPI(title="FLUX fine-tuner", description=DESCRIPTION, lifespan=running)
+    # FastAPI's own /docs and /redoc load their programs from the internet, which a fleet may not reach.
+    app = FastAPIOffline(title="FLUX fine-tuner", description=DESCRIPTION, lifespan=running)
     app.add_middleware(BodyLimit)
     for api in (replicate.replicate_api(front), bfl.bfl_api(front), cog_api(front)):
         app.include_router(api)

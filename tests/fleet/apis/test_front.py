@@ -3,6 +3,7 @@
 import http.client
 import io
 import logging
+import re
 
 import pytest
 import requests
@@ -119,7 +120,12 @@ def test_addresses_are_those_that_clients_reach(start_api, monkeypatch):
 
 
 def test_the_documents_of_all_three_are_one(api):
-    assert "openapi.json" in api.get("/docs", key=None).text
+    for page in ("/docs", "/redoc"):
+        text = api.get(page, key=None).text
+        programs = re.findall(r'(?:src|href)="([^"]+)"', text)
+        assert "openapi.json" in text and len(programs) > 1
+        for program in programs:
+            assert program.startswith("/") and api.get(program, key=None).status_code == 200
     document = api.get("/openapi.json", key=None).json()
     tags = {tag for methods in document["paths"].values() for method in methods.values() for tag in method["tags"]}
     assert tags == {"Replicate", "Black Forest Labs", "Cog", "Operator"}
