@@ -179,8 +179,15 @@ def replicate_api(front: Front) -> APIRouter:
     async def predictions(request: Request, owner: Owner, cursor: str | None = None) -> dict[str, Any]:
         jobs = await asyncio.to_thread(front.records.list, owner, api="replicate", before=cursor, limit=PAGE + 1)
         base = front.address(request)
-        following = f"{base}/v1/predictions?cursor={jobs[PAGE - 1].id}" if len(jobs) > PAGE else None
-        return {"next": following, "previous": None, "results": [prediction(job, front, base) for job in jobs[:PAGE]]}
+        here = f"{base}/v1/predictions"
+        results = [prediction(job, front, base) for job in jobs[:PAGE]]
+        answer: dict[str, Any] = {"next": None, "previous": None, "results": results}
+        if len(jobs) > PAGE:
+            answer["next"] = f"{here}?cursor={jobs[PAGE - 1].id}"
+        if cursor:  # the page before ended with it, and the one before that with the job PAGE places before, if there is one
+            earlier = await asyncio.to_thread(front.records.newer, owner, cursor, PAGE, "replicate")
+            answer["previous"] = f"{here}?cursor={earlier}" if earlier else here
+        return answer
 
     @router.get("/predictions/{prediction_id}", summary="One prediction")
     async def get(prediction_id: str, request: Request, owner: Owner) -> dict[str, Any]:

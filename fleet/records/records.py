@@ -128,6 +128,16 @@ class Records:
             query = query.where(earlier | (alike & (JOBS.c.id < last.id)))
         return self._jobs(query)
 
+    def newer(self, owner: str, job_id: str, places: int, api: str) -> str | None:
+        """The id of the owner's job so many places before this one in such a list; None where there are fewer."""
+        job = self.get(owner, job_id)
+        if job is None:
+            return None
+        later, alike = JOBS.c.created_at > job.created_at, JOBS.c.created_at == job.created_at
+        query = select(JOBS.c.id).where(JOBS.c.owner == owner, JOBS.c.api == api, later | (alike & (JOBS.c.id > job_id)))
+        query = query.order_by(JOBS.c.created_at, JOBS.c.id).offset(places - 1).limit(1)
+        return self._patiently(lambda connection: connection.scalar(query))
+
     def unended(self) -> builtins.list[Job]:
         """Everyone's, the oldest first: what a new engine goes on with, and whose files are in use."""
         return self._jobs(select(JOBS).where(UNENDED).order_by(JOBS.c.created_at, JOBS.c.id))

@@ -135,11 +135,18 @@ def test_lists_come_by_page(start_api):
     api = start_api()
     finetune_id = own_a_finetune(api)
     body = {"input": {"prompt": "a TOK", "finetune_id": finetune_id}}
-    ids = [created(api.post(PRO_PATH, body))["id"] for _ in range(103)]
-    first = api.get("/v1/predictions").json()
-    second = api.ask("GET", first["next"].removeprefix(api.url)).json()
-    assert [len(page["results"]) for page in (first, second)] == [100, 3] and second["next"] is None
-    assert [made["id"] for made in first["results"] + second["results"]] == ids[::-1]
+    ids = [created(api.post(PRO_PATH, body))["id"] for _ in range(203)]
+
+    def page(address: str) -> dict:
+        return api.ask("GET", address.removeprefix(api.url)).json()
+
+    first = page("/v1/predictions")
+    second = page(first["next"])
+    third = page(second["next"])
+    assert [len(found["results"]) for found in (first, second, third)] == [100, 100, 3]
+    assert [made["id"] for found in (first, second, third) for made in found["results"]] == ids[::-1]
+    assert first["previous"] is None and third["next"] is None
+    assert page(third["previous"]) == second and page(second["previous"]) == first
 
 
 def test_a_version_alone_is_told_by_its_inputs():
