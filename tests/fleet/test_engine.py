@@ -24,6 +24,7 @@ from finetuner.store import FolderStore
 from fleet.engine import Engine
 from fleet.records import Job, Kind, Limits, QueueFull, QuotaExceeded, Records, State
 from fleet.settings import Settings
+from fleet.tries import TRIES
 
 STEPS = 4
 TRAINING = {
@@ -154,6 +155,25 @@ def test_a_killed_replica_costs_no_picture(settings, finetune_id):
     assert all(Path(job.output["file"]).is_file() for job in ended)
 
 
+def test_a_picture_that_kills_whatever_draws_it_ends(settings, finetune_id):
+    async def draw(engine: Engine) -> tuple[Job, Job]:
+        job = await engine.submit(drawing(finetune_id, steps=50, aspect_ratio="21:9"))
+        folder, seen = settings.results_folder / job.id, set()
+        for _ in range(TRIES):
+            await until(lambda: folder.exists() and folder.stat().st_mtime_ns not in seen)  # each try makes it anew
+            seen.add(folder.stat().st_mtime_ns)
+            for replica in processes("ray::ServeReplica:drawing"):
+                replica.kill()
+        ended = await engine.wait(job.id, SECONDS)
+        assert not engine.lost.is_set()
+        after = await engine.submit(drawing(finetune_id))
+        return ended, await engine.wait(after.id, SECONDS)
+
+    ended, after = run(settings, draw)
+    assert ended.state is State.FAILED and "through no fault of the request" in ended.error
+    assert after.state is State.SUCCEEDED
+
+
 def test_a_training_whose_worker_is_killed_makes_one_finetune(settings, finetune_id, store):
     before = published(store)
 
@@ -236,6 +256,7 @@ from pathlib import Path
 from fleet.engine import Engine
 from fleet.records import Job
 from fleet.settings import Settings
+from fleet.tries import TRIES
 
 async def main():
     engine = await Engine.open(Settings(folder=Path(sys.argv[1]), lease_seconds=2.0))
