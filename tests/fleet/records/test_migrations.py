@@ -58,7 +58,7 @@ def indexes(url: str) -> set[str]:
 
 
 def test_a_new_database_gets_the_tables(new_database):
-    """Whoever changes a table without a revision sees this fail: .venv/bin/alembic revision makes one."""
+    """Whoever changes a table without a revision sees this fail: .venv/bin/python -m alembic revision makes one."""
     url, old = new_database(), new_database()
     Records(url).close()
     with engine(url).connect() as connection:
