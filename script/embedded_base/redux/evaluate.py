@@ -108,16 +108,16 @@ def colours_of(images: np.ndarray, backgrounds: np.ndarray) -> np.ndarray:
 
 def evaluate(folder: Path, base: Base, concepts: list[Concept], families: tuple[str, ...]) -> dict[str, float]:
     """With the empty prompt, at strength 1: shares of the pictures with the right thing and the right background, and the
-    correlation of the drawn colours with those of the image prompts. By family of drawings."""
+    correlation of the drawn colours with those of the image prompts; and the share of the image prompts themselves that are
+    named right. By family of drawings."""
     draws, names, figures = Drawing(base), Names(folder, concepts), {}
     for number, family in enumerate(families):
         shown, things, backgrounds = held_out(folder, concepts, family, 71 + number)
         images = draws([""] * COUNT, draws.read(shown))
-        wanted, drawn = (
-            colours_of(pixels, backgrounds)
-            for pixels in (np.stack([np.asarray(i.resize(images.shape[1:3])) for i in shown]), images)
-        )
+        asked = np.stack([np.asarray(image.resize(images.shape[1:3])) for image in shown])
+        wanted, drawn = (colours_of(pixels, backgrounds) for pixels in (asked, images))
         figures[f"{family}_thing"] = float((names.things(images, backgrounds) == things).mean())
+        figures[f"{family}_named"] = float((names.things(asked, backgrounds) == things).mean())
         figures[f"{family}_background"] = float((names.backgrounds(images) == backgrounds).mean())
         figures[f"{family}_colour"] = float(np.corrcoef(wanted.ravel(), drawn.ravel())[0, 1])
     return figures
