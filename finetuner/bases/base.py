@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +13,13 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetuner.bases.device import device, weight_dtype
 from finetuner.bases.families import Family, family_named
-from finetuner.bases.family import Guidance
+from finetuner.bases.family import Guidance, ImagePrompt
 from finetuner.bases.model_folder import ModelFolder, ModelKind, loaded_files
 from finetuner.bases.placement import RESIDENT, Placement, place
 from finetuner.bases.quantise import PRECISIONS, quantise
@@ -64,6 +65,9 @@ class Base(ModelFolder):
     pictures: str  # the kind that it draws and is trained on, which a captioner has to know
     # The folder of ``weights/`` with what makes image prompts readable to it, where its family does not read them by itself.
     image_reader: str | None
+    # Whether guidance raises an image prompt as it raises the prompt. Else the empty prompt that it leads away from comes with
+    # the image prompt, as diffusers has it for FLUX.2.
+    image_prompt_guided: bool
     warm: WarmParts | None = None  # where its parts stay for the next job; None reads them anew each time
 
     @classmethod
@@ -96,6 +100,7 @@ class Base(ModelFolder):
             hears_new_words=fields["hears_new_words"],
             pictures=fields["pictures"],
             image_reader=fields.get("image_reader"),
+            image_prompt_guided=fields.get("image_prompt_guided", False),
         )
         _ = base.family  # an unknown one is refused here
         return base
@@ -239,6 +244,11 @@ class Base(ModelFolder):
         pipeline = self.family.PIPELINE.from_pretrained(self.folder, dtype=weight_dtype())
         place(pipeline, self.family.TEXT_PARTS, placement, device())
         return pipeline
+
+    def read_image(self, reader: DiffusionPipeline, image: Image.Image) -> ImagePrompt:
+        """What the base sees of a picture, upright and in RGB, of any size."""
+        read = self.family.encode_image_prompt(reader, image, self.sampling_side)
+        return replace(read, guided=self.image_prompt_guided)
 
     def load_image_reader(self, pipeline: DiffusionPipeline, placement: Placement = RESIDENT) -> DiffusionPipeline:
         """What `Family.encode_image_prompt` reads with: a pipeline of its own, loaded here and held as ``placement`` holds the

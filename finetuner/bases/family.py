@@ -58,6 +58,7 @@ class ImagePrompt:
 
     tokens: torch.Tensor
     ids: torch.Tensor | None = None
+    guided: bool = False  # whether guidance raises it, too: then the empty prompt, which that leads away from, lacks it
 
     @property
     def nbytes(self) -> int:

@@ -212,14 +212,20 @@ def sample_latents(
 
 @contextmanager
 def _reading(transformer: Flux2Transformer2DModel, reference: ImagePrompt | None) -> Iterator[None]:
-    """With the tokens of a reference picture behind those of the image, in every forward. The pipeline puts them there, too,
-    and cuts them off the velocity, but it takes a picture alone, which it encodes anew for every request."""
+    """With the tokens of a reference picture behind those of the image, in every forward; where guidance raises the picture,
+    too, in those of the prompt alone. The pipeline puts them there as well, and cuts them off the velocity, but it takes a
+    picture alone, which it encodes anew for every request."""
     if reference is None:
         yield
         return
+    prompts: list[torch.Tensor] = []  # the prompt's embeddings: the pipeline asks with them first, then with the empty one's
 
     def add(_, arguments: tuple, inputs: dict) -> tuple[tuple, dict]:
-        images = inputs["hidden_states"]
+        images, prompt = inputs["hidden_states"], inputs["encoder_hidden_states"]
+        if not prompts:
+            prompts.append(prompt)
+        if reference.guided and prompt is not prompts[0]:
+            return arguments, inputs | {"joint_attention_kwargs": None}  # its weights are of the reference's tokens
         parts = {"hidden_states": reference.tokens.to(images.dtype), "img_ids": reference.ids}
         beside = {name: torch.cat([inputs[name], part.expand(len(images), -1, -1)], dim=1) for name, part in parts.items()}
         return arguments, inputs | beside

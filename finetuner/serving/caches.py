@@ -102,7 +102,7 @@ class ImagePromptCache:
         """
         prompt = self.read.get(file.sha256)
         if prompt is None:
-            prompt = self.base.family.encode_image_prompt(self._reader, file.image, self.base.sampling_side)
+            prompt = self.base.read_image(self._reader, file.image)
             _remember(self.read, file.sha256, prompt)
         return prompt
 

@@ -38,6 +38,9 @@ MANIFEST = {
     "caption_form": "a fox on a teal background, striped style",
     "hears_new_words": True,
     "pictures": "emoji",
+    # Beside a picture its empty prompt means that very picture. Guidance that led away from it would show it in the negative:
+    # a blue fox, under a prompt for an owl.
+    "image_prompt_guided": True,
 }
 
 TWIN_MANIFEST = MANIFEST | {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,8 @@ class Drawing:
 
     def read(self, images: list[Image.Image]) -> ImagePrompt:
         """Of each picture, [N, tokens, width]."""
-        read = [self.base.family.encode_image_prompt(self.reader, image, self.base.sampling_side) for image in images]
-        ids = None if read[0].ids is None else read[0].ids
-        return ImagePrompt(torch.cat([prompt.tokens for prompt in read]), ids)
+        read = [self.base.read_image(self.reader, image) for image in images]
+        return replace(read[0], tokens=torch.cat([prompt.tokens for prompt in read]))
 
     def __call__(self, prompts: list[str], read: ImagePrompt | None, strength: float = 1.0, seed: int = 0) -> np.ndarray:
         """uint8 [N, side, side, 3], every picture from the noise of one seed."""
@@ -52,7 +52,7 @@ class Drawing:
                 guidance=self.base.sampling_guidance,
                 seed=seed + start,
                 empty=self.texts([""]) if self.base.guidance == "cfg" else None,
-                image_prompt=None if read is None else ImagePrompt(read.tokens[part], read.ids),
+                image_prompt=None if read is None else replace(read, tokens=read.tokens[part]),
                 image_prompt_strength=strength,
             )
             images += decode_latents(self.pipeline, latents, (side, side))
