@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from peft import LoraConfig
 from PIL import Image
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.adapters import random_adapter
@@ -25,6 +26,7 @@ from finetuner.requests import ImageRequest
 from finetuner.serving.sampling import native_size
 from finetuner.serving.slot import PackedAdapter, Slot
 from finetuner.store import FolderStore, Store
+from script.trace_serving import step_inputs
 
 STEPS = 20
 REQUESTS = 9
@@ -84,8 +86,8 @@ def publish(store: Store, base: Base, seed: int) -> str:
         return store.publish(Path(staged), {"base": base.describe(), "inputs": {"trigger_word": "TOK"}}).id
 
 
-def requests(generator: Generator, bare: FluxPipeline, finetune_id: str) -> list[tuple[str, float, str]]:
-    """Whole requests, from the prompt to the file, against FluxPipeline's call, from the prompt to the image."""
+def requests(generator: Generator, bare: DiffusionPipeline, finetune_id: str) -> list[tuple[str, float, str]]:
+    """Whole requests, from the prompt to the file, against the pipeline's own call, from the prompt to the image."""
     size = native_size(1.0, generator.base.sampling_side, generator.base.size_multiple)
     numbers = itertools.count()  # in the prompts, so that none is cached unless it is to be
 
@@ -95,18 +97,18 @@ def requests(generator: Generator, bare: FluxPipeline, finetune_id: str) -> list
 
     def theirs() -> None:
         bare(
-            f"{PROMPT} {next(numbers)}",
+            prompt=f"{PROMPT} {next(numbers)}",
             width=size[0],
             height=size[1],
             num_inference_steps=STEPS,
-            guidance_scale=3.0,
+            guidance_scale=generator.base.sampling_guidance,
             max_sequence_length=generator.base.max_sequence_length,
             generator=torch.Generator().manual_seed(0),
         )
 
     fresh, cached, reference = interleaved(REQUESTS, lambda: ours(f"{PROMPT} {next(numbers)}"), lambda: ours(PROMPT), theirs)
     return [
-        ("a request, to the bare FluxPipeline call without a LoRA", ratio(fresh, reference), "1.10"),
+        ("a request, to the bare call of diffusers' pipeline without a LoRA", ratio(fresh, reference), "1.10"),
         ("the same with a prompt that came before", ratio(cached, reference), ""),
     ]
 
@@ -207,7 +209,7 @@ def checks(generator: Generator, finetune_id: str) -> list[tuple[str, float, str
     ]
 
 
-def steps(generator: Generator, bare: FluxPipeline, finetunes: list[str]) -> list[tuple[str, float, str]]:
+def steps(generator: Generator, bare: DiffusionPipeline, finetunes: list[str]) -> list[tuple[str, float, str]]:
     """One step of the transformer with the slot and with peft's layers, and what changes between requests, to a bare step."""
     peft = copy.deepcopy(bare.transformer)
     peft.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=target_names(peft)))
@@ -243,7 +245,7 @@ def fetch(generator: Generator, finetune_id: str) -> PackedAdapter:
     return generator.slot.pack(load_lora(finetune.folder / WEIGHTS_NAME))
 
 
-def floating_point(bare: FluxPipeline) -> list[tuple[str, float, str]]:
+def floating_point(bare: DiffusionPipeline) -> list[tuple[str, float, str]]:
     """Floating-point operations of a step with the slot, to those of a bare one. FLUX.1-dev without weights, at 1024 px."""
     with torch.device("meta"):
         flux = FluxTransformer2DModel(num_layers=19, num_single_layers=38, guidance_embeds=True).requires_grad_(False)
@@ -254,7 +256,7 @@ def floating_point(bare: FluxPipeline) -> list[tuple[str, float, str]]:
     ]
 
 
-def flops_ratio(transformer: FluxTransformer2DModel, image_tokens: int, text_tokens: int) -> float:
+def flops_ratio(transformer: nn.Module, image_tokens: int, text_tokens: int) -> float:
     counts = []
     for prepare in (lambda: None, lambda: Slot(transformer, RANK)):
         prepare()
@@ -267,23 +269,8 @@ def flops_ratio(transformer: FluxTransformer2DModel, image_tokens: int, text_tok
     return counts[1] / counts[0]
 
 
-def tokens(pipeline: FluxPipeline, size: Size) -> int:
+def tokens(pipeline: DiffusionPipeline, size: Size) -> int:
     return size[0] * size[1] // (2 * pipeline.vae_scale_factor) ** 2
-
-
-def step_inputs(transformer: FluxTransformer2DModel, image_tokens: int, text_tokens: int) -> dict:
-    """Random ones of a batch of one: what they are does not change what a step takes."""
-    place = {"device": transformer.device, "dtype": transformer.dtype}
-    config = transformer.config
-    return {
-        "hidden_states": torch.randn(1, image_tokens, config.in_channels, **place),
-        "encoder_hidden_states": torch.randn(1, text_tokens, config.joint_attention_dim, **place),
-        "pooled_projections": torch.randn(1, config.pooled_projection_dim, **place),
-        "timestep": torch.full((1,), 0.5, **place),
-        "guidance": torch.full((1,), 3.0, **place),
-        "img_ids": torch.zeros(image_tokens, 3, **place),
-        "txt_ids": torch.zeros(text_tokens, 3, **place),
-    }
 
 
 def interleaved(repeats: int, *calls: Callable[[], object]) -> list[list[float]]:

@@ -22,22 +22,25 @@ def trace_transformer(transformer: nn.Module, tokens: int, text_tokens: int, ran
         transformer: on the meta device, in the dtype that it computes in; its parameters become fake ones.
     """
     Slot(transformer, rank)
-    config, dtype = transformer.config, transformer.x_embedder.weight.dtype
+    return _beside_the_weights(transformer, lambda: transformer(**step_inputs(transformer, tokens, text_tokens)))
 
-    def step() -> None:
-        inputs = {
-            "hidden_states": torch.empty(1, tokens, config.in_channels, dtype=dtype),
-            "encoder_hidden_states": torch.empty(1, text_tokens, config.joint_attention_dim, dtype=dtype),
-            "timestep": torch.empty(1, dtype=dtype),
-            "guidance": torch.empty(1, dtype=dtype) if config.guidance_embeds else None,
-            "img_ids": torch.empty(tokens, len(config.axes_dims_rope)),
-            "txt_ids": torch.empty(text_tokens, len(config.axes_dims_rope)),
-        }
-        if pooled := config.get("pooled_projection_dim"):
-            inputs["pooled_projections"] = torch.empty(1, pooled, dtype=dtype)
-        transformer(**inputs)
 
-    return _beside_the_weights(transformer, step)
+def step_inputs(transformer: nn.Module, tokens: int, text_tokens: int) -> dict[str, torch.Tensor | None]:
+    """What a transformer of either family takes for one step of one picture, all zero: the values change neither time nor
+    memory."""
+    config, weight = transformer.config, transformer.x_embedder.weight
+    place, axes = {"device": weight.device, "dtype": weight.dtype}, len(config.axes_dims_rope)
+    inputs = {
+        "hidden_states": torch.zeros(1, tokens, config.in_channels, **place),
+        "encoder_hidden_states": torch.zeros(1, text_tokens, config.joint_attention_dim, **place),
+        "timestep": torch.full((1,), 0.5, **place),
+        "guidance": torch.full((1,), 3.0, **place) if config.guidance_embeds else None,
+        "img_ids": torch.zeros(tokens, axes, device=weight.device),
+        "txt_ids": torch.zeros(text_tokens, axes, device=weight.device),
+    }
+    if pooled := config.get("pooled_projection_dim"):
+        inputs["pooled_projections"] = torch.zeros(1, pooled, **place)
+    return inputs
 
 
 def trace_decode(vae: nn.Module, width: int, height: int) -> int:
