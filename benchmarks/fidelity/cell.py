@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -38,7 +39,8 @@ class Cell:
         base = the_base()
         request = self.variant.request(self.concept.mode)
         recipe = self.variant.recipe_for(request, base, self.seed)
-        return f"{base.fingerprint[:16]}-{self.concept.name}-{self.variant.fingerprint(recipe)}"
+        asked = hashlib.sha256(" ".join(p.text for p in concepts.prompts(self.concept)).encode()).hexdigest()[:8]
+        return f"{base.fingerprint[:16]}-{self.concept.name}-{asked}-{self.variant.fingerprint(recipe)}"
 
 
 @cache

@@ -19,7 +19,8 @@ from script.embedded_base.captions import with_article
 TRIGGER_WORD = "TOK"
 TRAINING_SIDE = 128  # pixels of the images in the archive
 TRAINING_BACKGROUNDS = ("white", "yellow", "light blue", "pink", "green", "grey")
-HELD_OUT_BACKGROUNDS = ("teal", "orange", "purple", "red")
+# Not orange, which names a thing, too: klein-emoji draws that one and not the concept.
+HELD_OUT_BACKGROUNDS = ("teal", "blue", "purple", "red")
 TRAINING_CONTENTS = (
     "dog", "owl", "penguin", "butterfly", "snail", "mushroom", "sunflower", "cactus",
     "banana", "pizza", "hamburger", "rocket", "sailboat", "house", "guitar", "camera",
