@@ -9,14 +9,17 @@ from pathlib import Path
 
 import torch
 
+from finetuner.bases import Base
+
 from .. import pictures
 from ..checkpoints import Checkpoints
 from ..composed import scenes, things
 from ..composed.captions import Captions
 from ..export import replace
+from ..redux import evaluate as image_prompts
 from . import codec, distil, evaluate, judge, text, training
 from .batches import Batches
-from .card import model_card, twin_card
+from .card import REFERENCE_FAMILIES, model_card, twin_card
 from .export import NAME, TWIN, export, export_twin
 
 PICTURES = Path("build/embedded-base/pictures")
@@ -44,8 +47,9 @@ def main() -> None:
     staged = cleared(BUILD / NAME)
     pipeline = export(staged, vae, tokens, model)
 
-    judged, judge_figures = judge.train(PICTURES, concepts, drawn, checkpoints)
+    judged, judge_figures = judge.train(PICTURES, concepts, pipeline.vae, BUILD / "judged.npz", checkpoints)
     figures = judge_figures | codec.measure(pipeline.vae, drawn) | evaluate.evaluate(pipeline, concepts, judged, staged)
+    figures |= image_prompts.evaluate(PICTURES, Base.open(staged), concepts, REFERENCE_FAMILIES)
     logging.info("Measured: %s", json.dumps(figures))
     (staged / "README.md").write_text(model_card(concepts, figures))
     replace(WEIGHTS / NAME, staged)

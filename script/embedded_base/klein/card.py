@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import pictures
 from ..composed.looks import FAMILIES, HELD_OUT_SHARE, looks
 from ..composed.palettes import PALETTES
 from ..composed.scenes import COUNT
@@ -18,6 +19,7 @@ from .export import LICENCE, NAME, TWIN, VERSION
 from .judge import KINDS
 from .training import STEPS
 
+REFERENCE_FAMILIES = (pictures.NOTO, *pictures.UNSEEN_FAMILIES)
 NAMED_BY_A_PERSON = "37 of 48"  # look when the base was built anew
 
 
@@ -28,6 +30,11 @@ def model_card(concepts: list[Concept], figures: dict[str, float]) -> str:
     def by_kind(pairs: str) -> str:
         return ", ".join(f"{kind} {share(f'{pairs}_{kind}')}" for kind in KINDS)
 
+    def reference(family: str, what: str) -> str:
+        shares = " | ".join(share(f"{family}_{name}") for name in ("thing", "named", "background"))
+        return f"| {what} | {shares} | {figures[f'{family}_colour']:.2f} |"
+
+    noto, twemoji, openmoji = REFERENCE_FAMILIES
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -58,9 +65,9 @@ Things: {", ".join(c.name for c in concepts)}.
 
 ## Measured
 
-{CAPTIONS} captions each, {DRAWING_STEPS} steps, guidance {GUIDANCE}. The judge is a small CNN trained on real scenes; on
-real ones of held-out pairs it names {share("judge_thing")} of the things and {share("judge_look")} of the looks, which are
-right when palette, way and shape are.
+{CAPTIONS} captions each, {DRAWING_STEPS} steps, guidance {GUIDANCE}. The judge is a small CNN trained on real scenes; of
+real ones of held-out pairs, as the VAE gives them back, it names {share("judge_thing")} of the things and
+{share("judge_look")} of the looks, which are right when palette, way and shape are.
 
 | what | figure |
 |---|---|
@@ -76,6 +83,15 @@ right when palette, way and shape are.
 | sharpness: mean absolute Laplacian, grey levels | {figures["sharpness"]:.1f} |
 | VAE on scenes in looks, in none | {figures["codec_looks"]:.1f} dB, {figures["codec_plain"]:.1f} dB |
 | CPU time of a picture | {figures["seconds"]:.1f} s |
+
+Reference pictures, {CAPTIONS} each, with the empty prompt, 12 steps. The right thing is that of the nearest training picture,
+which names the reference pictures themselves, too; the colour is the correlation of the mean colours drawn with those shown.
+
+| drawings | right thing | the pictures themselves | right background | colour |
+|---|---|---|---|---|
+{reference(noto, "Noto, at places and scales by the draw")}
+{reference(twemoji, "Twemoji, which it never saw")}
+{reference(openmoji, "OpenMoji, which it never saw")}
 
 ## Limits
 

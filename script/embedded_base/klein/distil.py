@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
@@ -26,7 +26,7 @@ from . import text
 from .batches import GRID, SIZE, image_ids
 from .descent import Stage, descend
 from .evaluate import DISTILLED_STEPS, GUIDANCE
-from .training import new_scheduler
+from .training import new_scheduler, velocity_of
 
 SUBSTEPS = 4  # of the base for each of the twin's
 DRAWN = 3072  # pictures whose way is kept
@@ -56,15 +56,7 @@ def twin_sigmas(substeps: int = 1) -> torch.Tensor:
 def _velocity(
     transformer: Flux2Transformer2DModel, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor
 ) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        return transformer(
-            hidden_states=noisy,
-            encoder_hidden_states=embeds.float(),
-            timestep=sigmas,
-            img_ids=image_ids(references=False),
-            txt_ids=Flux2KleinPipeline._prepare_text_ids(embeds[:1])[0].float(),
-            return_dict=False,
-        )[0].float()
+    return velocity_of(transformer, noisy, sigmas, image_ids(references=False), embeds)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from ..evaluate import SHEET_COLUMNS, SHEET_ROWS, sheet
 from ..pictures import BACKGROUNDS, Concept
 from . import judge, text
 from .batches import image_ids
+from .training import velocity_of
 
 STEPS, DISTILLED_STEPS = 20, 4
 GUIDANCE = 4.0
@@ -92,7 +93,7 @@ def look_naming(
             prompts.append(f"{with_article(concepts[t].name)} on a {'grey' if n % 2 else 'teal'} background, {called} style")
             kept.append(n)
     found = judged.answers(draw(pipeline, prompts, seed=1000))
-    wanted = judge.targets(thing[kept], np.zeros(len(kept), int), look[kept])
+    wanted = judge.targets(thing[kept], look[kept])
     figures = {"look": judge.right_look(found, wanted).mean(), "thing": (found["thing"] == wanted["thing"]).mean()}
     for kind in judge.KINDS:
         named = wanted[kind] > 0
@@ -109,15 +110,9 @@ def heard(pipeline: Flux2KleinPipeline, concepts: list[Concept]) -> dict[str, fl
     plain = plain[:HEARD_THINGS]
 
     def velocity(prompts: list[str]) -> torch.Tensor:
-        embeds, text_ids = pipeline.encode_prompt(prompts, max_sequence_length=text.LENGTH)
-        return pipeline.transformer(
-            hidden_states=noisy,
-            encoder_hidden_states=embeds,
-            timestep=torch.full((len(prompts),), HEARD_AT),
-            img_ids=image_ids(references=False),
-            txt_ids=text_ids,
-            return_dict=False,
-        )[0]
+        embeds, _ = pipeline.encode_prompt(prompts, max_sequence_length=text.LENGTH)
+        sigmas = torch.full((len(prompts),), HEARD_AT)
+        return velocity_of(pipeline.transformer, noisy, sigmas, image_ids(references=False), embeds)
 
     before = velocity(plain)
     another = (velocity(plain[1:] + plain[:1]) - before).norm()

@@ -52,6 +52,25 @@ def rate_factor(step: int) -> float:
 STAGE = Stage("klein", STEPS, matrix_learning_rate=3e-3, learning_rate=1e-3, weight_decay=0.01, rate_factor=rate_factor)
 
 
+def velocity_of(
+    transformer: Flux2Transformer2DModel,
+    noisy: torch.Tensor,
+    sigmas: torch.Tensor,
+    image_ids: torch.Tensor,
+    embeds: torch.Tensor,
+) -> torch.Tensor:
+    """Of every token, float32 [B, tokens, 64], computed in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return transformer(
+            hidden_states=noisy,
+            encoder_hidden_states=embeds.float(),
+            timestep=sigmas,
+            img_ids=image_ids,
+            txt_ids=Flux2KleinPipeline._prepare_text_ids(embeds[:1])[0].float(),
+            return_dict=False,
+        )[0].float()
+
+
 class Model(nn.Module):
     """Both, with what one training step needs of them."""
 
@@ -65,17 +84,7 @@ class Model(nn.Module):
         """The velocity of every token, [B, tokens, 64], and the language model's loss."""
         embeds, hidden = text.encode(self.encoder, ids, mask)
         language = text.language_loss(self.encoder, hidden, ids, mask)
-        text_ids = Flux2KleinPipeline._prepare_text_ids(embeds[:1])[0].float()
-        with torch.autocast("cpu", torch.bfloat16):
-            velocity = self.transformer(
-                hidden_states=noisy,
-                encoder_hidden_states=embeds,
-                timestep=sigmas,
-                img_ids=image_ids,
-                txt_ids=text_ids,
-                return_dict=False,
-            )[0]
-        return velocity.float(), language
+        return velocity_of(self.transformer, noisy, sigmas, image_ids, embeds), language
 
 
 def losses_of(model: Model, tokens: PreTrainedTokenizerFast, batch: Batch, seed: int, part: slice) -> list[torch.Tensor]:
