@@ -130,7 +130,7 @@ PLAIN_RECIPE = {
     "preserved_images": 0,
 }
 OURS = Variant("ours")
-ALONE = Variant("without preservation", recipe={"preserved_images": 0})
+ALONE = Variant("without preservation", recipe={"preserved_images": 0, "caption_dropout": Recipe.caption_dropout})
 FULL = Variant("full", {"finetune_type": "full"})
 PLAIN = Variant("plain, equal steps", {}, PLAIN_RECIPE, "image attention", 1.0)
 # In about the time of 300 steps at batch 4 with a preserved image beside: benchmarks/RESULTS.md has the seconds.

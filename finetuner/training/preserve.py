@@ -23,12 +23,17 @@ from finetuner.training.flow import predict_velocity, resolution_shift, sample_s
 from finetuner.training.recipe import Recipe
 
 # What people ask for beside their concept. Half of the preserved prompts are of these, half are the captions themselves without
-# the trigger word: those alone say nothing of other subjects.
+# the trigger word: those alone say nothing of other subjects. With the ones or the others alone a character scored as much and
+# leaked 0.47 and 0.51 in place of 0.40.
 GENERIC = (
     "a dog", "a cat", "a bird", "a horse", "a house", "a car", "a tree", "a flower", "a person", "a woman", "a man", "a face",
     "a cup of coffee", "a chair", "a mountain", "food on a plate",
 )  # fmt: skip
 GENERIC_SHARE = 0.5
+# In place of either: the empty prompt, which guidance leads away from. Captions that are dropped teach it the concept, so that
+# guidance takes from the concept what the trigger word brings: with no caption dropped and this share of empty prompts held to
+# the base, a character, a product and a style scored 0.57, 0.42 and 0.22 in place of 0.39, 0.30 and 0.22, at the same leak.
+EMPTY_SHARE = 0.2
 
 
 def draw_preserved(
@@ -41,6 +46,7 @@ def draw_preserved(
     own = dataset.buckets[size].plain[rows]
     generic = dataset.generic[torch.randint(len(dataset.generic), rows.shape, generator=generator)]
     texts = torch.where(torch.rand(len(rows), generator=generator) < GENERIC_SHARE, generic, own)
+    texts = texts.masked_fill(torch.rand(len(rows), generator=generator) < EMPTY_SHARE, 0)
     batch = dataset.batch(size, rows, texts, generator)
     noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
     shift = resolution_shift(scheduler, tokens=batch.latents.shape[1])

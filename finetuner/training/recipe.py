@@ -42,7 +42,8 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)  # a second moment over 100 steps fits into a 300-step job
     weight_decay: float = 0.01  # on the LoRA: keeps unused directions small; none is alike
     clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
-    caption_dropout: float = 0.05  # Replicate's flux-fine-tuner; keeps the empty prompt's meaning; 0 and 0.2 are alike
+    # Replicate's flux-fine-tuner; keeps the empty prompt's meaning; 0 and 0.2 are alike. Preservation keeps it, and has none.
+    caption_dropout: float = 0.05
     logit_mean: float = 0.0  # of the logit-normal timesteps (Esser et al. 2024); -0.5 and 0.5 are alike
     logit_std: float = 1.0  # 1.7, which is all but uniform, is alike
     preserved_images: int = 0  # of a step, beside its batch, under prompts without the trigger word (`preserve`)
@@ -70,6 +71,7 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
     tokens = tuple(token_count(side, base.size_multiple, base.max_sequence_length) for side in resolutions)
     ranks = rank_count(Recipe.batch_size)
     step = StepSize(request.finetune_type, request.lora_rank, max(tokens), Recipe.batch_size // ranks, weight_dtype())
+    preserves = base.hears_new_words and request.mode != "general"
 
     def worth(eager: float, compiled: float) -> bool:
         return worth_compiling(request.training_steps * eager, request.training_steps * compiled)
@@ -83,6 +85,7 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
         guidance=base.training_guidance,
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale,
-        preserved_images=1 if base.hears_new_words and request.mode != "general" else 0,
+        caption_dropout=0.0 if preserves else Recipe.caption_dropout,
+        preserved_images=1 if preserves else 0,
         plan=replace(choose_plan(base.meta_transformer(), step, device_memory_bytes(), tokens, worth), ranks=ranks),
     )

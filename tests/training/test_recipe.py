@@ -52,13 +52,14 @@ def test_an_unset_learning_rate_is_the_documented_one_for_the_type(base, finetun
 
 
 def test_prompts_without_the_trigger_word_are_preserved_where_there_is_a_concept_and_the_base_hears_its_word(base):
-    def preserved(mode: str, hears: bool) -> int:
-        return recipe_for(
-            FinetuneRequest(ARCHIVE, mode=mode), dataclasses.replace(base, hears_new_words=hears)
-        ).preserved_images
+    """And no caption is dropped there: what that would teach the empty prompt is what is preserved of it."""
 
-    assert [preserved(mode, True) for mode in ("general", "style", "character", "product")] == [0, 1, 1, 1]
-    assert preserved("style", False) == 0
+    def decided(mode: str, hears: bool) -> tuple[int, float]:
+        recipe = recipe_for(FinetuneRequest(ARCHIVE, mode=mode), dataclasses.replace(base, hears_new_words=hears))
+        return recipe.preserved_images, recipe.caption_dropout
+
+    assert [decided(mode, True) for mode in ("style", "character", "product")] == [(1, 0.0)] * 3
+    assert decided("general", True) == decided("style", False) == (0, 0.05)
 
 
 def test_a_learning_rate_that_is_set_is_used(base):
