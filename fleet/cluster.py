@@ -46,7 +46,7 @@ class Cluster:
         """What `Drawing.draw` gives; tried again where its replica is lost.
 
         Serve chooses the less busy of two replicas. By consistent hashing or multiplexing the finetune was in memory about as
-        often (48 and 53 %, or 54 and 55 %, against 47 and 58 % with 2 and 4 clients), and all took longer with few clients
+        often (46 and 50 %, or 51 and 56 %, against 47 and 49 % with 2 and 4 clients), and requests took as long within a tenth
         (benchmarks/RESULTS.md).
         """
 
