@@ -21,10 +21,10 @@ REPEATS = 7
 RANK = 32
 
 
-def examples_dataset(finetune_type: str = "lora") -> tuple:
-    """The base, a recipe and the example archive's training data."""
+def examples_dataset(finetune_type: str = "lora", mode: str = "general") -> tuple:
+    """The base, a recipe and the example archive's training data. Mode general preserves nothing: its steps are the images'."""
     base = choose_base()
-    request = FinetuneRequest(ARCHIVE, mode="style", finetune_type=finetune_type, lora_rank=RANK, priority="speed")
+    request = FinetuneRequest(ARCHIVE, mode=mode, finetune_type=finetune_type, lora_rank=RANK, priority="speed")
     examples = complete_captions(open_archive(ARCHIVE), {}, request, base)
     recipe = replace(recipe_for(request, base), steps=STEPS, seed=1)
     dataset, _ = encode_dataset(examples, [], base, recipe)

@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
+from benchmarks import dreambooth
 from benchmarks.examples import ARCHIVE, RANK, REPEATS, STEPS, examples_dataset, seconds_of, temporary_checkpoint
 from benchmarks.ranks import overhead_rows, projection_table
 from finetuner import finetune as job
@@ -37,6 +38,7 @@ def run() -> str:
     bare, bare_spread = ours_to_bare()
     many, many_spread = many_to_few()
     linear, linear_spread = ours_to_peft()
+    preserving, preserving_spread = preserving_to_not()
     return f"""## Training
 
 Ratios of medians over {REPEATS} interleaved repeats of {STEPS} steps (in brackets the smallest and largest of the repeats), LoRA
@@ -47,9 +49,12 @@ of rank {RANK}, 64 px, batch 4.
 | a step of `trainer.train` to a bare step (same adapted transformer, fixed tensors: forward, backward, AdamW) | {bare:.3f} {bare_spread} | 1.10 |
 | a step with {MANY:,} images to one with {FEW} | {many:.3f} {many_spread} | 1.02 |
 | a bare step with our LoRA linears and fused AdamW to one with peft's and AdamW | {linear:.3f} {linear_spread} | 1.00 |
+| a step of mode style, which preserves the rest, to one of mode general (no such step where the base hears no new words) | {preserving:.3f} {preserving_spread} | 1.35 |
 {overhead_rows()}
 {sheet_row()}
 {job_rows()}
+
+{dreambooth.table()}
 
 {projection_table()}
 
@@ -140,6 +145,22 @@ def many_to_few() -> tuple[float, str]:
     return interleaved(training_on(of(MANY)), training_on(of(FEW)))
 
 
+def preserving_to_not() -> tuple[float, str]:
+    def training(mode: str) -> Callable[[], None]:
+        base, recipe, dataset = examples_dataset(mode=mode)
+        transformer, scheduler = base.load_transformer(recipe.plan.base_precision), base.load_scheduler()
+        adapter.add_adapter(transformer, recipe.rank, recipe.seed)
+
+        def once() -> None:
+            with temporary_checkpoint() as checkpoint:
+                optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
+                train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
+
+        return once
+
+    return interleaved(training("style"), training("general"))
+
+
 def sheet_row() -> str:
     """The report's strength sheet, as many prompts as 300 steps pay for."""
     base, recipe, _ = examples_dataset()
@@ -205,7 +226,7 @@ def extraction_row(what: str, deltas: dict[str, torch.Tensor]) -> str:
 
 def trained_deltas() -> dict[str, torch.Tensor]:
     base, _, dataset = examples_dataset()
-    request = FinetuneRequest(ARCHIVE, mode="style", finetune_type="full", priority="speed", training_steps=DELTA_STEPS)
+    request = FinetuneRequest(ARCHIVE, mode="general", finetune_type="full", priority="speed", training_steps=DELTA_STEPS)
     recipe = replace(recipe_for(request, base), seed=1)
     transformer = base.load_transformer()
     delta.add_deltas(transformer)
