@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, Flux2KleinPipeline
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2KleinPipeline
 from embedded_base import pictures
 from embedded_base.composed import captions, looks, scenes
 from embedded_base.composed.palettes import PALETTES
@@ -72,6 +72,14 @@ def test_the_judges_pairs_are_the_ones_asked_for():
     for wanted in (True, False):
         thing, look = judge.pairs(len(CONCEPTS), 20, 1, held_out=wanted)
         assert (held_out[thing, look - 1] == wanted).all()
+
+
+def test_the_judge_learns_from_pictures_as_the_codec_gives_them_back(drawing):
+    scene = pictures.compose(drawing, (20, 140, 140), (64, 64), 0.9, (0.5, 0.5))
+    vae = AutoencoderKLFlux2.from_pretrained(WEIGHTS / "klein-emoji" / "vae").eval()
+    (restored,) = judge.through_codec(vae, scene[None])
+    assert restored.dtype == np.uint8 and restored.shape == scene.shape
+    assert 0.2 < np.abs(restored.astype(float) - scene).mean() < 10
 
 
 def test_a_caption_names_thing_look_and_background_by_words_or_by_made_up_ones():
