@@ -33,9 +33,9 @@ MANIFEST = {
     "training_guidance": 1.0,
     "learning_rate_scale": 16,
     "learning_rate_scale_reason": "Measured at the documented rates and 300 steps on a style and a character, three seeds, with"
-    " lora: 16 scores .41, 8 scores .05 ± .04 less, 32 is alike (.01 ± .04 more). With full, one seed, before empty prompts were"
-    " preserved: 16 scores .37, and 32 less for the style (.23 against .26). It is also what 3072 / 192 says: Adam's rate for"
-    " hidden matrices transfers as 1/width (muP, Yang et al. 2022).",
+    " lora: 16 scores .41, 8 scores .05 ± .04 less, 32 is alike (.01 ± .04 more). With full, one seed, before empty prompts"
+    " were preserved: 16 scores .37, and 32 less for the style (.23 against .26). It is also what 3072 / 192 says: Adam's rate"
+    " for hidden matrices transfers as 1/width (muP, Yang et al. 2022).",
     "caption_form": "a fox on a teal background, striped style",
     "hears_new_words": True,
     "pictures": "emoji",
