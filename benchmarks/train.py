@@ -19,11 +19,11 @@ from benchmarks import dreambooth
 from benchmarks.examples import ARCHIVE, RANK, REPEATS, STEPS, examples_dataset, seconds_of, temporary_checkpoint
 from benchmarks.ranks import overhead_rows, projection_table
 from finetuner import finetune as job
-from finetuner.bases import target_names
+from finetuner.bases import Base, target_names
 from finetuner.report import sheet
 from finetuner.requests import FinetuneRequest
 from finetuner.serving import decode_latents, native_size, sample_latents
-from finetuner.training import adapter, delta, recipe_for
+from finetuner.training import Recipe, adapter, delta, recipe_for
 from finetuner.training.dataset import Bucket, Dataset
 from finetuner.training.extract import extract_lora
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer
@@ -124,8 +124,6 @@ def ours_to_peft() -> tuple[float, str]:
 def many_to_few() -> tuple[float, str]:
     """Both datasets of one size; of the captions' embeddings there are as many as images."""
     base, recipe, dataset = examples_dataset()
-    transformer, scheduler = base.load_transformer(recipe.plan.base_precision), base.load_scheduler()
-    adapter.add_adapter(transformer, recipe.rank, recipe.seed)
     size, bucket = next(iter(dataset.buckets.items()))
 
     def of(count: int) -> Dataset:
@@ -134,31 +132,24 @@ def many_to_few() -> tuple[float, str]:
         captions = torch.arange(count) + 1
         return replace(dataset, buckets={size: Bucket(bucket.latents[rows], captions, captions)}, texts=texts)
 
-    def training_on(data: Dataset) -> Callable[[], None]:
-        def once() -> None:
-            with temporary_checkpoint() as checkpoint:
-                optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
-                train(transformer, optimizer, data, scheduler, recipe, checkpoint)
-
-        return once
-
-    return interleaved(training_on(of(MANY)), training_on(of(FEW)))
+    return interleaved(training(base, recipe, of(MANY)), training(base, recipe, of(FEW)))
 
 
 def preserving_to_not() -> tuple[float, str]:
-    def training(mode: str) -> Callable[[], None]:
-        base, recipe, dataset = examples_dataset(mode=mode)
-        transformer, scheduler = base.load_transformer(recipe.plan.base_precision), base.load_scheduler()
-        adapter.add_adapter(transformer, recipe.rank, recipe.seed)
+    return interleaved(*(training(*examples_dataset(mode=mode)) for mode in ("style", "general")))
 
-        def once() -> None:
-            with temporary_checkpoint() as checkpoint:
-                optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
-                train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
 
-        return once
+def training(base: Base, recipe: Recipe, dataset: Dataset) -> Callable[[], None]:
+    """Trains a LoRA on, with an optimizer of its own, each time that it is called."""
+    transformer, scheduler = base.load_transformer(recipe.plan.base_precision), base.load_scheduler()
+    adapter.add_adapter(transformer, recipe.rank, recipe.seed)
 
-    return interleaved(training("style"), training("general"))
+    def once() -> None:
+        with temporary_checkpoint() as checkpoint:
+            optimizer = LoraOptimizer(adapter.trainable_weights(transformer), recipe)
+            train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
+
+    return once
 
 
 def sheet_row() -> str:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.examples import ARCHIVE, RANK
-from finetuner.bases import Base, block_linears
+from finetuner.bases import Base, target_names
 from finetuner.paths import ROOT, WEIGHTS
 
 STEPS = 300
@@ -84,9 +84,8 @@ def measure(script: Path) -> list[tuple[Cost, Cost]]:
     """Ours and the script's, in turns."""
     pairs = []
     for _ in range(PAIRS):
-        with tempfile.TemporaryDirectory(
-            prefix="dreambooth-"
-        ) as folder:  # each time anew: a job that was done is not done again
+        # Each time anew: a job that was done is not done again.
+        with tempfile.TemporaryDirectory(prefix="dreambooth-") as folder:
             pairs.append((cost_of(*ours(Path(folder))), cost_of(*theirs(script, Path(folder)))))
     return pairs
 
@@ -101,8 +100,6 @@ def theirs(script: Path, folder: Path) -> tuple[Sequence[str], dict[str, str]]:
         names = [name for name in archive.namelist() if name.endswith(".png")]
         archive.extractall(folder / "images", names)
     base = Base.open(WEIGHTS / BASE)
-    transformer = base.meta_transformer()
-    trained = [name for name in block_linears(transformer) if not re.search(r"norm\w*\.linear$", name)]
     adapted = folder / "script.py"
     adapted.write_text(adapt(script.read_text(), base))
     options = {
@@ -113,7 +110,7 @@ def theirs(script: Path, folder: Path) -> tuple[Sequence[str], dict[str, str]]:
         "max_sequence_length": base.max_sequence_length,
         "rank": RANK,
         "lora_alpha": RANK,
-        "lora_layers": ",".join(trained),
+        "lora_layers": ",".join(target_names(base.meta_transformer())),
         "resolution": SIDE,
         "train_batch_size": BATCH,
         "max_train_steps": STEPS,
