@@ -4,6 +4,10 @@ In: a folder of ``weights/``, named by ``BASE_MODEL``. Out: a `Base`, whose part
 how its texts, latents and velocities are made. Begin with base.py; a new family is a module like flux1.py.
 """
 
+# Before anything imports diffusers.
+from finetuner.bases.libraries import hide_loading_bars
+
+# isort: split
 from finetuner.bases.base import Base, choose_base
 from finetuner.bases.device import (
     device,
@@ -58,6 +62,7 @@ __all__ = [
     "device_name",
     "family_of",
     "family_with_linears",
+    "hide_loading_bars",
     "quantised_bytes",
     "streamed_to",
     "switch",

@@ -38,7 +38,7 @@ class LoraLinear(nn.Module):
         down = F.linear(x, self.lora_A.to(x.dtype))
         alpha = self.strength
         if isinstance(alpha, torch.Tensor):
-            down, alpha = down * alpha.to(x.dtype)[:, None, None], 1.0
+            down, alpha = down * alpha.to(x.dtype).view(-1, 1, 1), 1.0
         down = down.flatten(0, -2)
         # One product with y as its addend rounds once in bfloat16, and leaves y bit for bit as it is where B or s is zero.
         return torch.addmm(y.flatten(0, -2), down, self.lora_B.to(x.dtype).T, alpha=alpha).view_as(y)
@@ -69,7 +69,7 @@ def trainable_weights(transformer: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def set_strength(transformer: nn.Module, strength: float | torch.Tensor) -> None:
-    """Scale the adapter's change by ``strength``, one for all or one for each row of a batch, [B]."""
+    """Scale the adapter's change by ``strength``, a number or a tensor: one for all, [], or one a row of a batch, [B]."""
     for layer in lora_layers(transformer).values():
         layer.strength = strength
 

@@ -14,15 +14,17 @@ from finetuner.bases import target_names
 
 
 class Delta(nn.Module):
-    """Parametrizes a weight W, float [out, in], as W + delta."""
+    """Parametrizes a weight W, float [out, in], as W + s delta."""
 
     def __init__(self, weight: torch.Tensor):
         super().__init__()
         self.delta = nn.Parameter(torch.zeros_like(weight))
-        self.on = True
+        self.strength: float | torch.Tensor = 1.0
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight + self.delta if self.on else weight
+        if isinstance(self.strength, torch.Tensor):
+            return weight + self.strength * self.delta
+        return torch.add(weight, self.delta, alpha=self.strength) if self.strength else weight
 
 
 def add_deltas(transformer: nn.Module) -> None:
@@ -40,11 +42,11 @@ def deltas(transformer: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def set_deltas(transformer: nn.Module, *, on: bool) -> None:
-    """Switch all deltas on, or off: the transformer is the base then."""
+def set_strength(transformer: nn.Module, strength: float | torch.Tensor) -> None:
+    """Scale all deltas by ``strength``, a number or a tensor, []; at 0 the transformer is the base."""
     for module in transformer.modules():
         if isinstance(module, Delta):
-            module.on = on
+            module.strength = strength
 
 
 def remove_deltas(transformer: nn.Module) -> dict[str, torch.Tensor]:

@@ -9,13 +9,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 from tqdm import tqdm
 
-from finetuner.training.adapter import set_strength
+from finetuner.training import adapter, delta
 from finetuner.training.dataset import Dataset, batch_schedule
-from finetuner.training.delta import set_deltas
 from finetuner.training.flow import predict_velocity
 from finetuner.training.optim import LoraOptimizer, rate_factor
 from finetuner.training.ranks import ALONE, Ranks
 from finetuner.training.recipe import Recipe
+from finetuner.training.strength import strength_of
 from finetuner.training.trainer import draw_batch
 
 
@@ -27,7 +27,8 @@ def distill_lora(
     recipe: Recipe,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Train the LoRA so that the transformer with it, its deltas off, has the velocity that it has with the deltas on.
+    """Train the LoRA so that the transformer with it, its deltas off, has the velocity that it has with the deltas on, at each
+    strength.
 
     An SVD keeps what is large in the weights; what counts is what is large in the velocity, on this data.
 
@@ -43,17 +44,19 @@ def distill_lora(
         noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
 
         optimizer.set_rate(rate_factor(step, recipe))
-        _use(transformer, lora=False)
+        strength = strength_of(step, recipe)
+        _use(transformer, lora=0.0, deltas=strength)
         with torch.no_grad():
             target = predict_velocity(transformer, noisy, sigmas, batch, recipe.guidance)
-        _use(transformer, lora=True)
+        _use(transformer, lora=strength, deltas=0.0)
         nn.functional.mse_loss(predict_velocity(transformer, noisy, sigmas, batch, recipe.guidance), target).backward()
         optimizer.step()
+    _use(transformer, lora=1.0, deltas=0.0)
     for parameter in trained.values():
         parameter.requires_grad_(False)
 
 
-def _use(transformer: nn.Module, *, lora: bool) -> None:
+def _use(transformer: nn.Module, *, lora: float | torch.Tensor, deltas: float | torch.Tensor) -> None:
     """The LoRA, or the deltas that it was extracted from."""
-    set_strength(transformer, float(lora))
-    set_deltas(transformer, on=not lora)
+    adapter.set_strength(transformer, lora)
+    delta.set_strength(transformer, deltas)

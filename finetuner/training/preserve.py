@@ -8,19 +8,15 @@ al. 2023) trains on pictures of the class instead, which somebody has to draw fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 from finetuner.bases import Size
-from finetuner.training.adapter import set_strength
 from finetuner.training.dataset import Batch, Dataset
-from finetuner.training.delta import set_deltas
 from finetuner.training.flow import predict_velocity, resolution_shift, sample_sigmas
 from finetuner.training.recipe import Recipe
+from finetuner.training.strength import at_strength
 
 # What people ask for beside their concept. Half of the preserved prompts are of these, half are the captions themselves without
 # the trigger word: those alone say nothing of other subjects. With the ones or the others alone a character scored as much and
@@ -59,18 +55,6 @@ def preservation_loss(
 ) -> torch.Tensor:
     """Mean squared error between the velocity with what is being trained and the base's own. A float32 scalar."""
     noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
-    with torch.no_grad(), base_alone(transformer):
+    with torch.no_grad(), at_strength(transformer, 0.0):
         target = predict_velocity(transformer, noisy, sigmas, batch, guidance)
     return nn.functional.mse_loss(predict_velocity(transformer, noisy, sigmas, batch, guidance), target)
-
-
-@contextmanager
-def base_alone(transformer: nn.Module) -> Iterator[None]:
-    """The transformer as it is without what is being trained."""
-    set_strength(transformer, 0.0)
-    set_deltas(transformer, on=False)
-    try:
-        yield
-    finally:
-        set_strength(transformer, 1.0)
-        set_deltas(transformer, on=True)

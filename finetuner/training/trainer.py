@@ -19,6 +19,7 @@ from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer, rate_fa
 from finetuner.training.preserve import draw_preserved, preservation_loss
 from finetuner.training.ranks import ALONE, Ranks
 from finetuner.training.recipe import Recipe
+from finetuner.training.strength import at_strength, strength_of
 from finetuner.training.tracker import track
 
 log = logging.getLogger(__name__)
@@ -85,10 +86,11 @@ def train(
             batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, recipe.seed + step, ranks)
 
             optimizer.set_rate(rate_factor(step, recipe))
-            loss = accumulate_gradients(transformer, batch, noise, sigmas, recipe)
-            if recipe.preserved_images:
-                kept = draw_preserved(dataset, size, rows, scheduler, recipe, recipe.seed + recipe.steps + step)
-                (recipe.preservation_weight * preservation_loss(transformer, *kept, recipe.guidance)).backward()
+            with at_strength(transformer, strength_of(step, recipe)):
+                loss = accumulate_gradients(transformer, batch, noise, sigmas, recipe)
+                if recipe.preserved_images:
+                    kept = draw_preserved(dataset, size, rows, scheduler, recipe, recipe.seed + recipe.steps + step)
+                    (recipe.preservation_weight * preservation_loss(transformer, *kept, recipe.guidance)).backward()
             norm = optimizer.step()
 
             loss = ranks.average(loss).item()  # once: on a GPU each waits for the step to end

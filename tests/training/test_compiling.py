@@ -15,6 +15,7 @@ from finetuner.training.checkpoint import Checkpoint
 from finetuner.training.compiling import Speed, compiled_blocks, speed_of, worth_compiling
 from finetuner.training.flow import flow_loss
 from finetuner.training.learn import learn
+from finetuner.training.strength import at_strength, strength_of
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -68,7 +69,7 @@ def leave_out_inductor(monkeypatch) -> None:
 
 
 def steps(transformer, trained, dataset, sizes) -> list[torch.Tensor]:
-    """The gradients of a step at each size, side by side."""
+    """The gradients of a step at each size, and at a strength of its own, side by side."""
     found = []
     for number, (height, width) in enumerate(sizes):
         bucket = dataclasses.replace(next(iter(dataset.buckets.values())), latents=latents(dataset, height, width))
@@ -76,7 +77,8 @@ def steps(transformer, trained, dataset, sizes) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(number)
         batch = data.batch((width, height), torch.tensor([0, 1]), torch.tensor([1, 2]), generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
-        flow_loss(transformer, batch, noise, torch.tensor([0.3, 0.7]), 1.0).backward()
+        with at_strength(transformer, strength_of(number, make_recipe())):
+            flow_loss(transformer, batch, noise, torch.tensor([0.3, 0.7]), 1.0).backward()
         found.append(torch.cat([parameter.grad.flatten() for parameter in trained.values()]))
         for parameter in trained.values():
             parameter.grad = None
@@ -95,7 +97,7 @@ SIZES = [(2, 10), (10, 2), (4, 4), (8, 4), (4, 10), (6, 6), (8, 8), (2, 4), (12,
 
 @pytest.mark.parametrize("checkpointed", [0, 1])
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_images_of_all_sizes_take_one_compilation(transformer, dataset, monkeypatch, kind, checkpointed):
+def test_images_of_all_sizes_at_all_strengths_take_one_compilation(transformer, dataset, monkeypatch, kind, checkpointed):
     leave_out_inductor(monkeypatch)
     if kind == "lora":
         adapter.add_adapter(transformer, 4, seed=0)

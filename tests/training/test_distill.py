@@ -21,12 +21,12 @@ def test_distillation_brings_the_lora_nearer_to_the_full_fine_tune(transformer, 
 
     def distance() -> float:
         adapter.set_strength(transformer, 1.0)
-        delta.set_deltas(transformer, on=False)
+        delta.set_strength(transformer, 0.0)
         return (probe_velocities(transformer, dataset, 1.0) - full).norm().item()
 
     extracted = distance()
     before = {name: parameter.clone() for name, parameter in deltas.items()}
-    distill_lora(transformer, lora, dataset, scheduler, make_recipe(distillation_steps=60, distillation_rate=3e-3))
-    assert distance() < 0.9 * extracted
+    distill_lora(transformer, lora, dataset, scheduler, make_recipe(distillation_steps=120, distillation_rate=3e-3))
+    assert distance() < 0.9 * extracted, (distance(), extracted)
     assert all(torch.equal(before[name], parameter) for name, parameter in deltas.items())
     assert not any(parameter.requires_grad for parameter in transformer.parameters())

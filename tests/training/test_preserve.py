@@ -7,7 +7,8 @@ from training_runs import KINDS, copy_of, make_trainable, run
 
 from finetuner.training import checkpoint, trainer
 from finetuner.training.flow import predict_velocity
-from finetuner.training.preserve import base_alone, draw_preserved, preservation_loss
+from finetuner.training.preserve import draw_preserved, preservation_loss
+from finetuner.training.strength import at_strength
 
 RECIPE = make_recipe(steps=80, preserved_images=2)
 SIZE = (32, 32)
@@ -49,7 +50,7 @@ def test_the_target_is_the_base_itself(transformer, dataset, scheduler, kind):
             parameter.add_(0.05)
     changed = velocities(transformer, dataset, [4, 5, 6, 4])
     assert not torch.equal(changed, before)
-    with base_alone(transformer):
+    with at_strength(transformer, 0.0):
         assert torch.equal(velocities(transformer, dataset, [4, 5, 6, 4]), before)
     assert torch.equal(velocities(transformer, dataset, [4, 5, 6, 4]), changed)
     loss = preservation_loss(transformer, *drawn, 1.0)
