@@ -18,15 +18,16 @@ from benchmarks.fidelity.cell import Cell
 from benchmarks.fidelity.concepts import chosen
 from benchmarks.fidelity.pool import run_cells
 from benchmarks.fidelity.tables import comparison
-from benchmarks.fidelity.variants import OURS, Variant
+from benchmarks.fidelity.variants import OURS, PRESETS, Variant
 
 LOG = Path("benchmarks/ablation.jsonl")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--change", action="append", default=[], help="field=value[,field=value], or: full, plain, plain-long")
+    parser.add_argument("--change", action="append", default=[], help=f"field=value[,field=value], or: {', '.join(PRESETS)}")
     parser.add_argument("--concepts", default="all", help="names, or styles, characters, products; separated by commas")
+    parser.add_argument("--images", help="numbers of images in the archive, separated by commas; each counts as a concept")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, help="training_steps of every variant that does not set its own")
     parser.add_argument("--against", default=OURS.name, help="the variant that the others are compared with")
@@ -36,12 +37,10 @@ def main() -> None:
     variants = [Variant.parse(text) for text in (arguments.against, *arguments.change)]
     if arguments.steps:
         variants = [v.with_steps(arguments.steps) for v in variants]
-    cells = [
-        Cell(concept, variant, seed)
-        for seed in range(arguments.seeds)
-        for concept in chosen(arguments.concepts)
-        for variant in variants
-    ]
+    concepts = chosen(arguments.concepts)
+    if arguments.images:
+        concepts = [concept.with_images(int(count)) for concept in concepts for count in arguments.images.split(",")]
+    cells = [Cell(concept, variant, seed) for seed in range(arguments.seeds) for concept in concepts for variant in variants]
     names = {cell.key(): cell.variant.name for cell in cells}
     found = tqdm(run_cells(cells, arguments.log), total=len(cells), desc="cells")
     rows = [row | {"variant": names[row["key"]]} for row, _ in found]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.fidelity.drawings import SIDE, THERMAL, scene
+from benchmarks.fidelity.drawings import SIDE, THERMAL, codes, scene
 from benchmarks.fidelity.probes import contents
 from script.embedded_base import pictures
 from script.embedded_base.captions import with_article
@@ -44,6 +44,10 @@ class Concept:
     mode: str
     look: str
     thing: str | None = None  # its name to the content probe
+    images: int | None = None  # in the archive; without a number as many as there are of a kind above
+
+    def with_images(self, count: int) -> Concept:
+        return replace(self, name=f"{self.name}, {count} images", images=count)
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,19 @@ def _codes() -> dict[str, str]:
     return {name: code for code, name in reversed(contents().items())}
 
 
+def training_things(concept: Concept) -> list[str]:
+    """What the images show, one each."""
+    if concept.thing is not None:
+        return [concept.thing] * (concept.images or SUBJECT_IMAGES)
+    drawn = set(codes(concept.look))
+    others = [name for name, code in _codes().items() if code in drawn and name not in TRAINING_CONTENTS + HELD_OUT_CONTENTS]
+    return [*TRAINING_CONTENTS, *others][: concept.images or len(TRAINING_CONTENTS)]
+
+
 def write_archive(concept: Concept, path: Path) -> None:
-    """The training archive: 16 things in a style, or one thing 12 times, captions beside."""
+    """The training archive: 16 things in a style, or one thing 12 times, or as many as the concept says; captions beside."""
     rng = np.random.default_rng(0)
-    things = TRAINING_CONTENTS if concept.thing is None else (concept.thing,) * SUBJECT_IMAGES
+    things = training_things(concept)
     with zipfile.ZipFile(path, "w") as archive:
         for n, thing in enumerate(things):
             background = TRAINING_BACKGROUNDS[n % len(TRAINING_BACKGROUNDS)]
@@ -103,8 +116,8 @@ def write_archive(concept: Concept, path: Path) -> None:
             named = f"{with_article(thing)} {on}, {TRIGGER_WORD} style" if concept.thing is None else f"{TRIGGER_WORD} {on}"
             png = io.BytesIO()
             Image.fromarray(pixels).save(png, "PNG")
-            archive.writestr(f"{n:02}.png", png.getvalue())
-            archive.writestr(f"{n:02}.txt", named)
+            archive.writestr(f"{n:03}.png", png.getvalue())
+            archive.writestr(f"{n:03}.txt", named)
 
 
 def prompts(concept: Concept) -> list[Prompt]:

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from benchmarks.fidelity import logged
 from benchmarks.fidelity.cell import SAMPLING_STEPS, SHOWN, Cell, the_base
 from benchmarks.fidelity.concepts import CONCEPTS, HELD_OUT_CONTENTS, SUBJECT_IMAGES, TRAINING_CONTENTS
 from benchmarks.fidelity.drawings import FOLDER, SIDE
-from benchmarks.fidelity.pool import read_rows, run_cells
+from benchmarks.fidelity.pool import run_cells
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.scores import STRENGTHS, TOP
 from benchmarks.fidelity.tables import MODES, by_concept, comparison
@@ -22,7 +23,6 @@ from benchmarks.fidelity.variants import ALONE, FULL, OURS, PLAIN, PLAIN_LONG, V
 from script.embedded_base import pictures
 
 HERE = Path("benchmarks")
-LOG = HERE / "ablation.jsonl"
 PLOT = HERE / "fidelity.png"
 SHEET = HERE / "fidelity-pictures.png"
 RECIPES = HERE / "fidelity-recipes.png"
@@ -72,16 +72,14 @@ By recipe, at strength 1: {SHOWN} pictures with the trigger word and {SHOWN} wit
 
 ![A row a recipe, three concepts](fidelity-recipes.png)
 
-{ablation_table()}
-
-{earlier_bases()}
+{logged.tables()}
 """
 
 
 def against_plain(rows: list[dict]) -> str:
     """``rows``: of this run; the rest is the log's."""
     variants = (OURS, PLAIN, PLAIN_LONG, FULL, ALONE)
-    known = {row["key"]: row for row in (*logged(), *rows)}
+    known = {row["key"]: row for row in (*logged.rows_here(), *rows)}
     cells = [Cell(concept, variant, seed) for variant in variants for seed in SEEDS for concept in CONCEPTS]
     found = [known[cell.key()] | {"variant": cell.variant.name} for cell in cells if cell.key() in known]
 
@@ -100,11 +98,6 @@ told as none. It says how sure a mean over these concepts is, not what another c
 (the median), on one thread.
 
 {comparison(found, OURS.name)}"""
-
-
-def logged() -> list[dict]:
-    """What was measured on this base before."""
-    return [row for row in read_rows(LOG) if row["key"].startswith(the_base().fingerprint[:16])]
 
 
 def what_is_measured() -> str:
@@ -135,39 +128,6 @@ model of the same architecture, and says by how much.
 
 Drawings: Noto Color Emoji (OFL-1.1), Fluent Emoji (MIT), Twemoji (CC BY 4.0), OpenMoji (CC BY-SA 4.0), Emoji One (CC BY 4.0),
 FxEmojis (Apache-2.0)."""
-
-
-def ablation_table() -> str:
-    """Of what the log holds beside the plain recipe and `full`."""
-    rows = [row for row in logged() if row["variant"] not in (PLAIN.name, PLAIN_LONG.name)]
-    return f"""### Ablations
-
-{len(rows)} trainings, read from `benchmarks/ablation.jsonl`. Each line changes what it names, at as many images seen.
-Differences are as above; of so many lines, one in twenty is beyond its spread by accident.
-
-{comparison(ours_first(rows), OURS.name)}"""
-
-
-def ours_first(rows: list[dict]) -> list[dict]:
-    return sorted(rows, key=lambda row: (row["variant"] != OURS.name, row["variant"]))
-
-
-def earlier_bases() -> str:
-    """What the log holds of other bases: the recipe's reasons are figures of theirs."""
-    here = the_base().fingerprint[:16]
-    others = [row for row in read_rows(LOG) if not row["key"].startswith(here)]
-    tables = [
-        f"""### On {name}
-
-{len(rows)} trainings of the same ten concepts, read from `benchmarks/ablation.jsonl`: by the recipe of their time, at a
-learning-rate scale of 16 and without preservation. `preserved_images` were, of each batch of 4, captioned without the trigger
-word and drawn to the base's own velocity.
-
-{comparison(ours_first(rows), OURS.name)}"""
-        for name in dict.fromkeys(row["base"] for row in others)
-        for rows in [[row for row in others if row["base"] == name]]
-    ]
-    return "\n\n".join(tables)
 
 
 def plot(rows: list[dict], path: Path) -> None:

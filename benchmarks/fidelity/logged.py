@@ -1,0 +1,111 @@
+"""What `benchmarks.ablate` has logged, as Markdown: a table for each question."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+
+from benchmarks.fidelity.cell import the_base
+from benchmarks.fidelity.pool import read_rows
+from benchmarks.fidelity.tables import MODES, comparison
+from benchmarks.fidelity.variants import ALONE, FULL, OTHER_TRAINERS, OURS, PLAIN, PLAIN_LONG
+
+LOG = Path("benchmarks/ablation.jsonl")
+STEPS = re.compile(r"training_steps=(\d+)")
+IMAGES = re.compile(r", (\d+) images?$")  # behind a concept's name
+
+
+def tables() -> str:
+    rows = rows_here()
+    usual = [row for row in rows if not IMAGES.search(row["concept"])]
+    trainers = {variant.name for variant in OTHER_TRAINERS}
+    elsewhere = trainers | {variant.name for variant in (PLAIN, PLAIN_LONG, FULL, ALONE)}
+    ours = [row for row in usual if row["variant"] == OURS.name]
+    ablations = [row for row in usual if row["variant"] not in elsewhere and not STEPS.fullmatch(row["variant"])]
+    return f"""### Against other trainers
+
+What they publish, through our loop: their rates, batches, noise levels and averaging, our rank and our linears, in about the
+time of 300 of our steps (`benchmarks/fidelity/variants.py` has the sources). {_read(rows)}
+
+{_beside(ours, [row for row in usual if row["variant"] in trainers])}
+
+### Steps
+
+`training_steps` at the documented rate; ours has 300.
+
+{_beside(ours, [row for row in usual if STEPS.fullmatch(row["variant"])])}
+
+### Numbers of images
+
+The same defaults, with archives of other sizes: the score, and in brackets concept x prompt at strength 1. A style has a thing
+an image, a character or product the same drawing at another place on another background.
+
+{images_table([row for row in rows if IMAGES.search(row["concept"])])}
+
+### Ablations
+
+Each line changes what it names, at as many images seen. Differences are as above; of so many lines, one in twenty is beyond its
+spread by accident.
+
+{_beside([], ablations)}
+
+{earlier()}"""
+
+
+def rows_here() -> list[dict]:
+    """What was measured on this base by this recipe."""
+    return [row for row in read_rows(LOG) if row["base"] == f"{the_base().name} {the_base().version}"]
+
+
+def earlier() -> str:
+    """What the log holds of other bases, and of earlier recipes: the recipe's reasons are figures of theirs."""
+    others = [row for row in read_rows(LOG) if row not in rows_here()]
+    tables = [
+        f"""### On {name}
+
+{_read(rows)} By the recipe of their time. `preserved_images` of each batch were captioned without the trigger word and drawn
+to the base's own velocity.
+
+{_beside([], rows)}"""
+        for name in dict.fromkeys(row["base"] for row in others)
+        for rows in [[row for row in others if row["base"] == name]]
+    ]
+    return "\n\n".join(tables)
+
+
+def images_table(rows: list[dict]) -> str:
+    """A line a number of images, a column a mode; means over concepts and seeds."""
+    modes = [mode for mode in MODES if any(row["mode"] == mode for row in rows)]
+    lines = [f"| images | {' | '.join(modes)} | trainings |", "|---" * (len(modes) + 2) + "|"]
+    for count in sorted({_images(row) for row in rows}):
+        found = [row for row in rows if _images(row) == count]
+        values = []
+        for mode in modes:
+            areas = [row["area"] for row in found if row["mode"] == mode]
+            at_one = [
+                score["both"] for row in found if row["mode"] == mode for score in row["scores"] if score["strength"] == 1
+            ]
+            values.append(f"{statistics.mean(areas):.3f} ({statistics.mean(at_one):.2f})" if areas else "")
+        lines.append(f"| {count} | {' | '.join(values)} | {len(found)} |")
+    return "\n".join(lines)
+
+
+def _images(row: dict) -> int:
+    found = IMAGES.search(row["concept"])
+    assert found
+    return int(found[1])
+
+
+def _read(rows: list[dict]) -> str:
+    return f"{len(rows)} trainings, read from `benchmarks/ablation.jsonl`."
+
+
+def _beside(ours: list[dict], others: list[dict]) -> str:
+    """Ours first, then by name, numbers by their value."""
+
+    def place(row: dict) -> tuple:
+        number = STEPS.fullmatch(row["variant"])
+        return row["variant"] != OURS.name, int(number[1]) if number else 0, row["variant"]
+
+    return comparison(sorted(ours + others, key=place), OURS.name)
