@@ -80,7 +80,8 @@ real ones of held-out pairs, as the VAE gives them back, it names {share("judge_
 | right look that goes by a made-up word | {share("word_look")} |
 | what an unseen word changes of the velocity, as a share of what another thing changes | {figures["heard_unseen_word"]:.2f} |
 | the same of "TOK", of "striped" | {figures["heard_tok"]:.2f}, {figures["heard_striped"]:.2f} |
-| sharpness: mean absolute Laplacian, grey levels | {figures["sharpness"]:.1f} |
+| sharpness: mean absolute Laplacian, grey levels; flux-emoji's of the same captions | {figures["sharpness"]:.1f}; \
+{figures["sharpness_of_flux_emoji"]:.1f} |
 | VAE on scenes in looks, in none | {figures["codec_looks"]:.1f} dB, {figures["codec_plain"]:.1f} dB |
 | CPU time of a picture | {figures["seconds"]:.1f} s |
 
@@ -103,7 +104,8 @@ One thing a picture, about the middle, on one colour. It knows no scenes, no act
 Transformer: 2 double and 4 single blocks, 192 wide. VAE: flux-emoji's, carried over into FLUX.2's class: 4x downscale, 16
 latent channels. Qwen3: {text.LAYERS} layers, {text.WIDTH} wide, of which {len(text.AT_WORK)} are at work and the others pass
 on what they get; a vocabulary of our own. Trained by `script/build-embedded-base {NAME}`, {STEPS} steps of {SIZE}, on
-{COUNT:,} scenes, every {REFERENCE_EVERY}th batch with reference pictures, of:
+{COUNT:,} scenes, every {REFERENCE_EVERY}th batch with reference pictures: an hour and a half on two cores of an AMD EPYC, and
+about another for the scenes, the judge, the figures and the twin. Of:
 
 | pictures | licence |
 |---|---|

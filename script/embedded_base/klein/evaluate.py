@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import Flux2KleinPipeline
+from diffusers import DiffusionPipeline, Flux2KleinPipeline
 from PIL import Image
 from tqdm import tqdm
 
+from .. import evaluate as flux_emoji
 from ..captions import with_article
 from ..composed.captions import Captions
 from ..composed.looks import FAMILIES, looks
@@ -21,6 +22,7 @@ from . import judge, text
 from .batches import image_ids
 from .training import velocity_of
 
+FLUX_EMOJI = Path("weights/flux-emoji")
 STEPS, DISTILLED_STEPS = 20, 4
 GUIDANCE = 4.0
 CAPTIONS = 200
@@ -66,10 +68,12 @@ def naming(pipeline: Flux2KleinPipeline, concepts: list[Concept], judged: judge.
         for t, b in zip(thing, background, strict=True)
     ]
     images = draw(pipeline, prompts)
+    before = flux_emoji.draw(DiffusionPipeline.from_pretrained(FLUX_EMOJI, dtype=torch.float32), prompts)
     return {
         "right_thing": float((judged.answers(images)["thing"] == thing).mean()),
         "right_background": float((nearest_background(images) == background).mean()),
         "sharpness": sharpness(images),
+        "sharpness_of_flux_emoji": sharpness(np.stack([np.asarray(image) for image in before])),
     }
 
 
