@@ -33,7 +33,7 @@ MANIFEST = {
     "sampling": {"side": 32, "largest_side": 48, "steps": 6, "guidance": 4},
     "max_sequence_length": TOKENS,
     "training_guidance": 1.0,
-    "learning_rate_scale": 1,
+    "learning_rate_scale": {"lora": 1, "full": 1},
     "pictures": "noise",
     "learning_rate_scale_reason": "Nothing that has learned nothing has a rate of its own.",
     "caption_form": "a few words",

@@ -16,8 +16,9 @@ STEPS = re.compile(r"training_steps=(\d+)")
 IMAGES = re.compile(r", (\d+) images?$")  # behind a concept's name
 
 
-def tables() -> str:
-    rows = rows_here()
+def tables(measured: list[dict]) -> str:
+    """``measured``: rows of this run, which count beside the log's."""
+    rows = list({row["key"]: row for row in (*rows_here(), *measured)}.values())
     usual = [row for row in rows if not IMAGES.search(row["concept"])]
     trainers = {variant.name for variant in OTHER_TRAINERS}
     elsewhere = trainers | {variant.name for variant in (PLAIN, PLAIN_LONG, FULL, ALONE)}
@@ -26,9 +27,10 @@ def tables() -> str:
     return f"""### Against other trainers
 
 What they publish, through our loop: their rates, batches, noise levels and averaging, our rank and our linears, in about the
-time of 300 of our steps (`benchmarks/fidelity/variants.py` has the sources). {_read(rows)}
+time of 300 of our steps (`benchmarks/fidelity/variants.py` has the sources). *plain, equal time* is diffusers' script. These
+and the tables below are of {len(rows)} trainings, of this run and of `benchmarks/ablation.jsonl`.
 
-{_beside(ours, [row for row in usual if row["variant"] in trainers])}
+{_beside(ours, [row for row in usual if row["variant"] in trainers | {PLAIN_LONG.name}])}
 
 ### Steps
 
@@ -64,8 +66,8 @@ def earlier() -> str:
     tables = [
         f"""### On {name}
 
-{_read(rows)} By the recipe of their time. `preserved_images` of each batch were captioned without the trigger word and drawn
-to the base's own velocity.
+{len(rows)} trainings, read from `benchmarks/ablation.jsonl`, by the recipe of their time. `preserved_images` of each batch were
+captioned without the trigger word and drawn to the base's own velocity.
 
 {_beside([], rows)}"""
         for name in dict.fromkeys(row["base"] for row in others)
@@ -95,10 +97,6 @@ def _images(row: dict) -> int:
     found = IMAGES.search(row["concept"])
     assert found
     return int(found[1])
-
-
-def _read(rows: list[dict]) -> str:
-    return f"{len(rows)} trainings, read from `benchmarks/ablation.jsonl`."
 
 
 def _beside(ours: list[dict], others: list[dict]) -> str:

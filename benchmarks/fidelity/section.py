@@ -72,7 +72,7 @@ By recipe, at strength 1: {SHOWN} pictures with the trigger word and {SHOWN} wit
 
 ![A row a recipe, three concepts](fidelity-recipes.png)
 
-{logged.tables()}
+{logged.tables(rows)}
 """
 
 

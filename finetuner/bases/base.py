@@ -56,7 +56,7 @@ class Base(ModelFolder):
     largest_side: int  # side of the largest square area that the base makes well, in pixels
     max_sequence_length: int  # tokens of a text: FLUX has no text mask, so training and use must pad alike
     training_guidance: float
-    learning_rate_scale: float
+    learning_rate_scale: dict[str, float]  # by finetune_type: what the documented rates are multiplied by
     learning_rate_scale_reason: str
     caption_form: str
     # Whether a word that it never saw changes its pictures. Where not, a prompt with the trigger word cannot be told from one

@@ -89,8 +89,9 @@ def _sentences(images: int, base: Base, recipe: Recipe) -> list[str]:
         f"{recipe.steps:,} steps of {recipe.batch_size} images, {shown / images:.3g} for each of the {images:,} given, at an"
         f" area of {' and '.join(sides)} pixels: each in its shape, none enlarged.",
         f"The learning rate rose to {recipe.learning_rate:.2g} over the first {recipe.warmup_share:.0%} of the steps and fell"
-        f" along a cosine to {recipe.final_rate:.0%} of that; it is {base.learning_rate_scale:g} times what was asked for, as"
-        " suits this base.",
+        f" along a cosine to {recipe.final_rate:.0%} of that; it is {base.learning_rate_scale[recipe.finetune_type]:g} times"
+        " what was asked for, as suits this base.",
+        f"Each step was trained at a strength of its own: {recipe.strengths[0]:g} to {recipe.strengths[1]:g}, evenly spread.",
         f"Noise levels: the logistic function of a normal of mean {recipe.logit_mean:g} and deviation {recipe.logit_std:g},"
         f" shifted for the resolution. The guidance was {recipe.guidance:g}; {recipe.caption_dropout:.0%} of the captions were"
         " left empty.",

@@ -24,3 +24,4 @@ def test_every_number_of_the_recipe_is_there(base):
     assert numbers["plan.micro_batch"] == "4" and numbers["learning_rate"] == "0.003" and numbers["betas"] == "0.9, 0.99"
     nested = {f"plan.{name}" for name in made.manifest["recipe"]["plan"]}
     assert set(numbers) == set(made.manifest["recipe"]) - {"plan"} | nested
+    assert any("a strength of its own: 0.5 to 2," in line for line in made.summary.recipe)

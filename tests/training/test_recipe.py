@@ -48,7 +48,7 @@ def test_a_wrong_input_is_refused_by_its_name(field, value):
 @pytest.mark.parametrize(("finetune_type", "documented"), [("full", 1e-5), ("lora", 1e-4)])
 def test_an_unset_learning_rate_is_the_documented_one_for_the_type(base, finetune_type, documented):
     recipe = recipe_for(FinetuneRequest(ARCHIVE, finetune_type=finetune_type), base)
-    assert recipe.learning_rate == pytest.approx(documented * base.learning_rate_scale)
+    assert recipe.learning_rate == pytest.approx(documented * base.learning_rate_scale[finetune_type])
 
 
 def test_prompts_without_the_trigger_word_are_preserved_where_there_is_a_concept_and_the_base_hears_its_word(base):
@@ -64,7 +64,7 @@ def test_prompts_without_the_trigger_word_are_preserved_where_there_is_a_concept
 
 def test_a_learning_rate_that_is_set_is_used(base):
     recipe = recipe_for(FinetuneRequest(ARCHIVE, learning_rate=2e-4), base)
-    assert recipe.learning_rate == pytest.approx(2e-4 * base.learning_rate_scale)
+    assert recipe.learning_rate == pytest.approx(2e-4 * base.learning_rate_scale["full"])
 
 
 @pytest.mark.parametrize("priority", ["speed", "quality", "high_res_only"])
