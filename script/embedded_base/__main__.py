@@ -1,4 +1,4 @@
-"""Build the embedded base from nothing: ``script/build-embedded-base``. Goes on where it was stopped."""
+"""Build flux-emoji from nothing: ``script/build-embedded-base``. Goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 
 import torch
 
-from finetuner.data.captioner import Captioner
-
-from . import captioner, captioner_card, codec, evaluate, naming, pictures, rewriting, scenes, text, transformer
+from . import codec, evaluate, pictures, scenes, text, transformer
 from .card import model_card
 from .checkpoints import Checkpoints
 from .export import NAME, export, replace
@@ -28,23 +26,6 @@ def main() -> None:
 
     pictures.fetch(drawings)
     concepts = pictures.concepts(drawings)
-    build_captioner(drawings, concepts, checkpoints)
-    build_base(drawings, concepts, checkpoints)
-
-
-def build_captioner(drawings: Path, concepts: list[pictures.Concept], checkpoints: Checkpoints) -> None:
-    model, processor = captioner.train(drawings, concepts, checkpoints, BUILD / "tokenizers" / "captioner")
-    staged = BUILD / captioner.NAME
-    shutil.rmtree(staged, ignore_errors=True)
-    captioner.export(staged, model, processor)
-    figures = naming.evaluate(drawings, Captioner.open(staged), concepts)
-    figures["rewritten"] = rewriting.evaluate(model, processor.tokenizer, rewriting.Rewritings(drawings, concepts))
-    logging.info("Measured: %s", json.dumps(figures))
-    (staged / "README.md").write_text(captioner_card.model_card(concepts, figures))
-    replace(WEIGHTS.parent / captioner.NAME, staged)
-
-
-def build_base(drawings: Path, concepts: list[pictures.Concept], checkpoints: Checkpoints) -> None:
     vae = codec.train(drawings, checkpoints)
     encoders = text.new_text_encoders(drawings, concepts, BUILD / "tokenizers")
     plain = scenes.cache_plain(drawings, concepts, vae, BUILD / "latents.pt")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from embedded_base.composed.looks import Look, redraw
 from helpers import EXAMPLES
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -76,6 +77,30 @@ def test_a_style_it_never_saw_is_named(captioner):
     captions = captioner.caption([example.image for example in examples], "style")
     right = sum(names_it(caption, Path(example.name).stem) for caption, example in zip(captions, examples, strict=True))
     assert right / len(examples) >= 0.6, captions
+
+
+KLEIN_LOOKS = [
+    Look("sepia"),
+    Look("negative"),
+    Look("golden"),
+    Look(way="striped"),
+    Look(way="pixelated"),
+    Look(way="line"),
+    Look("rosy", "dotted"),
+]
+
+
+def test_klein_emojis_looks_are_named_in_its_words(captioner):
+    images, words = [], []
+    with zipfile.ZipFile(HELD_OUT / "drawings.zip") as archive:
+        for name in ("fox", "pizza", "guitar", "castle"):
+            drawing = Image.open(io.BytesIO(archive.read(f"noto/{name}.png"))).convert("RGBA").resize((128, 128))
+            images += [rendering(redraw(drawing, look), (20, 140, 140)) for look in KLEIN_LOOKS]
+            words += [look.words for look in KLEIN_LOOKS]
+    captions = [caption or "" for caption in captioner.caption(images, "general")]
+    right = [word in caption.partition(", ")[2] for caption, those in zip(captions, words, strict=True) for word in those]
+    assert sum(right) / len(right) >= 0.7, captions
+    assert not any("style" in (caption or "") for caption in captioner.caption(images, "style"))
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,12 @@ from PIL import Image
 
 from finetuner.data.captioner import SUBJECT, Captioner
 
-from . import captions, pictures
-from .pictures import BACKGROUNDS, FLUENT_FLAT, LINE, NOTO, UNSEEN_FAMILIES, Concept
+from .. import captions, pictures
+from ..composed import things
+from ..composed.looks import PLAIN
+from ..composed.scenes import stands_out
+from ..pictures import BACKGROUNDS, FLUENT_FLAT, LINE, NOTO, UNSEEN_FAMILIES, Concept
+from . import redrawn
 from .views import SCALES
 
 # Far from every colour that the views have behind them.
@@ -27,6 +31,7 @@ UNSEEN_BACKGROUNDS = {
 UNSEEN_SCALES = (SCALES[0][1], SCALES[1][0])
 SIZE = (128, 128)
 MODES_SHOWN = 40
+LOOKS_SHOWN = 300
 HELD_OUT = ("fox", "owl", "snail", "mushroom", "banana", "pizza", "rocket", "house", "guitar", "key", "castle", "umbrella")
 
 
@@ -65,6 +70,35 @@ def evaluate(folder: Path, captioner: Captioner, concepts: list[Concept]) -> dic
     figures["background"] = sum(text.endswith(end) for text, end in zip(texts, ends, strict=True)) / len(texts)
     shown = captioner.caption(images[:MODES_SHOWN], "product") + captioner.caption(images[:MODES_SHOWN], "character")
     figures["kept_quiet"] = sum(f" of {SUBJECT} on a" in (text or "") for text in shown) / len(shown)
+    return figures | naming_looks(folder, captioner)
+
+
+def naming_looks(folder: Path, captioner: Captioner) -> dict[str, float]:
+    """Pictures in klein-emoji's composed looks, drawn anew: shares with all words of the look, with the palette, way and shape
+    where there is one, and with the right thing."""
+    concepts, rng = things.things(folder), np.random.default_rng(32)
+    known = {(row.thing, row.look) for row in redrawn.chosen_rows(folder, concepts, 0, redrawn.COUNT)}
+    rows = [row for row in redrawn.chosen_rows(folder, concepts, 1, 6 * LOOKS_SHOWN) if (row.thing, row.look) not in known]
+    rows = [row for row in rows if row.look != PLAIN][:LOOKS_SHOWN]
+    images = []
+    for row in rows:
+        picture = redrawn.drawn(folder, concepts[row.thing].code, row)
+        for _ in range(6):
+            colour = list(BACKGROUNDS.values())[rng.integers(len(BACKGROUNDS))]
+            scene = pictures.compose(picture, colour, SIZE, rng.uniform(*UNSEEN_SCALES), tuple(rng.uniform(0, 1, 2)))
+            if stands_out(scene, colour):
+                break
+        images.append(Image.fromarray(scene))
+    texts = [text or "" for text in captioner.caption(images, "general")]
+    said = [text.partition(" background, ")[2].removesuffix(" style") for text in texts]
+    figures = {
+        "composed_look": sum(" ".join(row.look.words) == words for row, words in zip(rows, said, strict=True)) / len(rows)
+    }
+    for kind in redrawn.WORDS:
+        there = [getattr(row.look, kind) in words for row, words in zip(rows, said, strict=True) if getattr(row.look, kind)]
+        figures[f"composed_{kind}"] = sum(there) / len(there)
+    subjects = [f" of {captions.with_article(concepts[row.thing].name)} on " for row in rows]
+    figures["composed_thing"] = sum(subject in text for text, subject in zip(texts, subjects, strict=True)) / len(texts)
     return figures
 
 
