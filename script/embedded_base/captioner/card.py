@@ -69,15 +69,15 @@ By the builder, on every thing once; "named" is the right name, word for word.
 It calls everything by one of its names: what it does not know, it names wrongly. One thing a picture, on one colour. Palettes
 that lie near one another, such as blue ink and midnight, are taken for one another, and a shape is seldom seen. It never
 declines, and says nothing of number, action or place. It makes longer only what is about one of its things or SUBJECT, in the
-wordings of the bases' captions; where a prompt names no colour behind a thing, it names the one that the drawing stands out from
-most. Of another prompt it loses words, which whoever asks must notice.
+wordings of the bases' captions; where a prompt names no colour behind a thing, it names the one that the drawing stands out
+from most. Of another prompt it loses words, which whoever asks must notice.
 
 ## Made of
 
 Trained by `script/build-embedded-base emoji-captioner` on {named:,} views, to name, {spoken:,} more, to speak, and
 {rewritten // CAPTIONS_EVERY:,} more beside {rewritten * (CAPTIONS_EVERY - 1) // CAPTIONS_EVERY:,} prompts, to make those
-longer. Each view is composed anew: drawings as they are, in shifted colours, in grey, as silhouettes and in ink (outlines,
-edges and dark parts, by filters), turned, scaled, mirrored and moved over {len(BACKGROUNDS)} named background colours. The
+longer: forty minutes on a core of an AMD EPYC. Each view is composed anew: drawings as they are, in shifted colours, in grey,
+as silhouettes and in ink (outlines, edges and dark parts, by filters), turned, scaled, mirrored and moved over {len(BACKGROUNDS)} named background colours. The
 drawings ({REDRAWN_SHARE:.0%} of the views show Noto's in klein-emoji's looks, or the last two families):
 
 | pictures | licence |
