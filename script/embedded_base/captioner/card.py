@@ -77,8 +77,8 @@ from most. Of another prompt it loses words, which whoever asks must notice.
 Trained by `script/build-embedded-base emoji-captioner` on {named:,} views, to name, {spoken:,} more, to speak, and
 {rewritten // CAPTIONS_EVERY:,} more beside {rewritten * (CAPTIONS_EVERY - 1) // CAPTIONS_EVERY:,} prompts, to make those
 longer: forty minutes on a core of an AMD EPYC. Each view is composed anew: drawings as they are, in shifted colours, in grey,
-as silhouettes and in ink (outlines, edges and dark parts, by filters), turned, scaled, mirrored and moved over {len(BACKGROUNDS)} named background colours. The
-drawings ({REDRAWN_SHARE:.0%} of the views show Noto's in klein-emoji's looks, or the last two families):
+as silhouettes and in ink (outlines, edges and dark parts, by filters), turned, scaled, mirrored and moved over
+{len(BACKGROUNDS)} named background colours. The drawings ({REDRAWN_SHARE:.0%} of the views show Noto's in klein-emoji's looks, or the last two families):
 
 | pictures | licence |
 |---|---|
