@@ -78,7 +78,8 @@ Trained by `script/build-embedded-base emoji-captioner` on {named:,} views, to n
 {rewritten // CAPTIONS_EVERY:,} more beside {rewritten * (CAPTIONS_EVERY - 1) // CAPTIONS_EVERY:,} prompts, to make those
 longer: forty minutes on a core of an AMD EPYC. Each view is composed anew: drawings as they are, in shifted colours, in grey,
 as silhouettes and in ink (outlines, edges and dark parts, by filters), turned, scaled, mirrored and moved over
-{len(BACKGROUNDS)} named background colours. The drawings ({REDRAWN_SHARE:.0%} of the views show Noto's in klein-emoji's looks, or the last two families):
+{len(BACKGROUNDS)} named background colours. {REDRAWN_SHARE:.0%} of the views show Noto's in klein-emoji's looks, or the last
+two families. The drawings:
 
 | pictures | licence |
 |---|---|
