@@ -2,7 +2,7 @@
 
 import logging
 
-from finetuner.bases import hide_loading_bars
+from finetuner.libraries import hide_loading_bars
 
 
 def show_library_log() -> None:

@@ -12,7 +12,7 @@ LIBRARY = PROJECT / "finetuner"
 
 # Each floor may use those above it in this list, and its neighbours not at all.
 FLOORS = [
-    {"paths", "phases", "requests", "data_uris", "other_names"},
+    {"paths", "phases", "requests", "data_uris", "other_names", "libraries"},
     {"bases", "store"},
     {"data"},
     {"loras"},

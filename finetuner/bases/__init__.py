@@ -5,7 +5,7 @@ how its texts, latents and velocities are made. Begin with base.py; a new family
 """
 
 # Before anything imports diffusers.
-from finetuner.bases.libraries import hide_loading_bars
+import finetuner.libraries  # noqa: F401
 
 # isort: split
 from finetuner.bases.base import Base, choose_base
@@ -62,7 +62,6 @@ __all__ = [
     "device_name",
     "family_of",
     "family_with_linears",
-    "hide_loading_bars",
     "quantised_bytes",
     "streamed_to",
     "switch",
