@@ -24,6 +24,20 @@ def tables(measured: list[dict]) -> str:
     elsewhere = trainers | {variant.name for variant in (PLAIN, PLAIN_LONG, FULL, ALONE)}
     ours = [row for row in usual if row["variant"] == OURS.name]
     ablations = [row for row in usual if row["variant"] not in elsewhere and not STEPS.fullmatch(row["variant"])]
+    of_steps = [row for row in usual if STEPS.fullmatch(row["variant"])]
+    of_images = [row for row in rows if IMAGES.search(row["concept"])]
+    steps = images = ""
+    if of_steps:
+        steps = f"### Steps\n\n`training_steps` at the documented rate; ours has 300.\n\n{_beside(ours, of_steps)}\n\n"
+    if of_images:
+        images = f"""### Numbers of images
+
+The same defaults, with archives of other sizes: the score, and in brackets concept x prompt at strength 1. A style has a thing
+an image, a character or product the same drawing at another place on another background.
+
+{images_table(of_images)}
+
+"""
     return f"""### Against other trainers
 
 What they publish, through our loop: their rates, batches, noise levels and averaging, our rank and our linears, in about the
@@ -32,20 +46,7 @@ and the tables below are of {len(rows)} trainings, of this run and of `benchmark
 
 {_beside(ours, [row for row in usual if row["variant"] in trainers | {PLAIN_LONG.name}])}
 
-### Steps
-
-`training_steps` at the documented rate; ours has 300.
-
-{_beside(ours, [row for row in usual if STEPS.fullmatch(row["variant"])])}
-
-### Numbers of images
-
-The same defaults, with archives of other sizes: the score, and in brackets concept x prompt at strength 1. A style has a thing
-an image, a character or product the same drawing at another place on another background.
-
-{images_table([row for row in rows if IMAGES.search(row["concept"])])}
-
-### Ablations
+{steps}{images}### Ablations
 
 Each line changes what it names, at as many images seen. Differences are as above; of so many lines, one in twenty is beyond its
 spread by accident.
