@@ -16,11 +16,10 @@ from tqdm import tqdm
 
 from benchmarks.fidelity.cell import Cell
 from benchmarks.fidelity.concepts import chosen
+from benchmarks.fidelity.logged import LOG
 from benchmarks.fidelity.pool import run_cells
 from benchmarks.fidelity.tables import comparison
 from benchmarks.fidelity.variants import OURS, PRESETS, Variant
-
-LOG = Path("benchmarks/ablation.jsonl")
 
 
 def main() -> None:

@@ -58,12 +58,16 @@ spread by accident.
 
 def rows_here() -> list[dict]:
     """What was measured on this base by this recipe."""
-    return [row for row in read_rows(LOG) if row["base"] == f"{the_base().name} {the_base().version}"]
+    return [row for row in read_rows(LOG) if _is_here(row)]
+
+
+def _is_here(row: dict) -> bool:
+    return row["base"] == f"{the_base().name} {the_base().version}"
 
 
 def earlier() -> str:
     """What the log holds of other bases, and of earlier recipes: the recipe's reasons are figures of theirs."""
-    others = [row for row in read_rows(LOG) if row not in rows_here()]
+    others = [row for row in read_rows(LOG) if not _is_here(row)]
     tables = [
         f"""### On {name}
 

@@ -17,7 +17,7 @@ from .. import captions, pictures
 from ..composed.looks import FAMILIES, looks
 from ..looks import LOOKS
 from ..pictures import BACKGROUNDS, Concept
-from .vocabulary import END, PAD
+from .vocabulary import to_learn
 
 # How people name what is to be drawn, and how the longer prompt begins then.
 SUBJECTS = {
@@ -104,15 +104,9 @@ class Rewritings:
 
 
 def encode(tokens: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
-    """Pairs -> the ids that are trained on; the loss counts the answers alone."""
+    """Pairs -> the ids that are trained on."""
     asked = [tokens(f"<s>{INSTRUCTION}{prompt}\n").input_ids for prompt, _ in pairs]
-    answers = [[*tokens(longer).input_ids, END] for _, longer in pairs]
-    length = max(len(a) + len(b) for a, b in zip(asked, answers, strict=True))
-    ids, labels = torch.full((len(pairs), length), PAD), torch.full((len(pairs), length), -100)
-    for n, (before, after) in enumerate(zip(asked, answers, strict=True)):
-        ids[n, : len(before) + len(after)] = torch.tensor(before + after)
-        labels[n, len(before) : len(before) + len(after)] = torch.tensor(after)
-    return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": labels}
+    return to_learn(asked, [tokens(longer).input_ids for _, longer in pairs])
 
 
 @torch.no_grad()

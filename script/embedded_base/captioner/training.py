@@ -20,7 +20,7 @@ from .model import IMAGE_TOKENS_A_SIDE
 from .redrawn import WORDS
 from .rewriting import Rewritings, encode
 from .views import LOOKS, ViewMaker, Views
-from .vocabulary import END, IMAGE, PAD, SPECIAL, answer, class_words
+from .vocabulary import IMAGE, SPECIAL, answer, class_words, to_learn
 
 MODE_SHARES = {"general": 0.4, "character": 0.15, "product": 0.15, "style": 0.3}
 
@@ -125,15 +125,7 @@ class Sentences:
         composed = [redrawn.words_of(row) for row in views.words.tolist()]
         facts = zip(modes, views.concepts.tolist(), views.looks.tolist(), views.backgrounds.tolist(), composed, strict=True)
         texts = [answer(m, self.concepts[c].name, LOOKS[k], backgrounds[b], words) for m, c, k, b, words in facts]
-        answers = [[*self.tokens(text).input_ids, END] for text in texts]
-        rows = [self.prompts[mode] + ids for mode, ids in zip(modes, answers, strict=True)]
-        length = max(map(len, rows))
-        ids = torch.full((len(rows), length), PAD)
-        labels = torch.full((len(rows), length), -100)
-        for n, (row, spoken) in enumerate(zip(rows, answers, strict=True)):
-            ids[n, : len(row)] = torch.tensor(row)
-            labels[n, len(row) - len(spoken) : len(row)] = torch.tensor(spoken)
-        return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": labels}
+        return to_learn([self.prompts[mode] for mode in modes], [self.tokens(text).input_ids for text in texts])
 
 
 def train_speech(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -77,3 +78,14 @@ def tokenizer(concepts: list[Concept], saved: Path) -> PreTrainedTokenizerFast:
     if not saved.exists():
         new_tokenizer(concepts).save_pretrained(saved)
     return PreTrainedTokenizerFast.from_pretrained(saved)
+
+
+def to_learn(asked: list[list[int]], answers: list[list[int]]) -> dict[str, torch.Tensor]:
+    """Token ids of what is asked and answered -> what the model trains on, padded; the loss counts the answers alone."""
+    answers = [[*spoken, END] for spoken in answers]
+    length = max(len(a) + len(b) for a, b in zip(asked, answers, strict=True))
+    ids, labels = torch.full((len(asked), length), PAD), torch.full((len(asked), length), -100)
+    for n, (before, after) in enumerate(zip(asked, answers, strict=True)):
+        ids[n, : len(before) + len(after)] = torch.tensor(before + after)
+        labels[n, len(before) : len(before) + len(after)] = torch.tensor(after)
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": labels}
