@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import threading
+import functools
 from pathlib import Path
 
 from finetuner.generate import Generator
 from finetuner.store import FolderStore
-from fleet.drawing import Drawn, Interrupted
+from fleet.drawing import draw
 from fleet.engine import Engine
+from fleet.interruptible import interruptible
 from fleet.records import Limits, Records
 from fleet.settings import Settings
 from fleet.training import TrainingFolder, train
@@ -37,31 +37,10 @@ class Inside:
 
     async def draw(self, inputs: dict, folder: str) -> dict:
         self.generator = self.generator or await asyncio.to_thread(Generator.open)
-        drawn = Drawn(self.generator, inputs, Path(folder))
-        try:
-            return await asyncio.to_thread(drawn.run)
-        except asyncio.CancelledError:
-            drawn.interrupt()
-            raise
+        return await interruptible(functools.partial(draw, self.generator, inputs, Path(folder)))
 
     async def train(self, finetune_id: str, inputs: dict, folder: TrainingFolder) -> dict:
-        thread: list[int] = []
-
-        def run() -> dict:
-            thread.append(threading.get_ident())
-            try:
-                return train(finetune_id, inputs, str(folder.folder))
-            except Interrupted:
-                return {"error": "Cancelled."}
-            finally:
-                thread.clear()
-
-        try:
-            return await asyncio.to_thread(run)
-        except asyncio.CancelledError:
-            for ident in thread:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupted))
-            raise
+        return await interruptible(functools.partial(train, finetune_id, inputs, str(folder.folder)))
 
     async def is_alive(self) -> bool:
         return True

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from finetuner.bases.device import device, weight_dtype
+from finetuner.bases.device import default_dtype_kept, device, weight_dtype
 from finetuner.bases.families import Family, family_named
 from finetuner.bases.family import Guidance, ImagePrompt
 from finetuner.bases.model_folder import ModelFolder, ModelKind, loaded_files
@@ -213,7 +213,8 @@ class Base(ModelFolder):
         return model.eval().to(device())
 
     def _part(self, name: str, load: Callable[[], Part]) -> Part:
-        return self.warm.part(self.fingerprint, name, load) if self.warm else load()
+        with default_dtype_kept():
+            return self.warm.part(self.fingerprint, name, load) if self.warm else load()
 
     def meta_transformer(self) -> nn.Module:
         """The transformer on the meta device: every shape and no weight, in a tenth of a second."""
@@ -241,7 +242,8 @@ class Base(ModelFolder):
 
     def load_pipeline(self, placement: Placement = RESIDENT) -> DiffusionPipeline:
         """Everything, for sampling."""
-        pipeline = self.family.PIPELINE.from_pretrained(self.folder, dtype=weight_dtype())
+        with default_dtype_kept():
+            pipeline = self.family.PIPELINE.from_pretrained(self.folder, dtype=weight_dtype())
         place(pipeline, self.family.TEXT_PARTS, placement, device())
         return pipeline
 
@@ -260,7 +262,8 @@ class Base(ModelFolder):
         self.require_reads_images()
         if self.family.IMAGE_READER is None or self.image_reader is None:
             return pipeline
-        reader = self.family.IMAGE_READER.from_pretrained(WEIGHTS / self.image_reader, dtype=weight_dtype())
+        with default_dtype_kept():
+            reader = self.family.IMAGE_READER.from_pretrained(WEIGHTS / self.image_reader, dtype=weight_dtype())
         place(reader, tuple(reader.components), placement, device())
         return reader
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,6 +40,18 @@ def device_memory_bytes() -> int:
 
 def weight_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32  # most CPUs emulate bf16
+
+
+@contextmanager
+def default_dtype_kept() -> Iterator[None]:
+    """Around what loads a model. diffusers sets torch's default dtype to the model's meanwhile, and sets it back only where
+    nothing is raised (0.42, ``ModelMixin.from_pretrained``): after a cancel in those seconds, all that the process computes
+    next would be in bfloat16."""
+    before = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def switch(variable: str) -> bool | None:

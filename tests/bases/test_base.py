@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers import ConfigMixin
 
 from finetuner.bases import base as bases
 from finetuner.bases.base import Base, choose_base
@@ -153,3 +154,15 @@ def test_sizes_are_multiples_of_a_latent_patch(base):
     with torch.no_grad():
         latents = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
     assert base.size_multiple == 2 * 64 // latents.shape[-1]
+
+
+@pytest.mark.parametrize("load", [Base.load_transformer, Base.load_vae, Base.load_pipeline])
+def test_a_cancel_while_a_model_loads_leaves_torchs_default_dtype(base, monkeypatch, load):
+    def cancelled(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetuner.bases.base.weight_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(ConfigMixin, "from_config", cancelled)
+    with pytest.raises(KeyboardInterrupt):
+        load(base)
+    assert torch.get_default_dtype() is torch.float32

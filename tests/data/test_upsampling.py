@@ -37,6 +37,7 @@ def upsampler(base, captioner) -> PromptUpsampler:
     ],
 )
 def test_a_prompt_becomes_longer_and_keeps_what_it_asks_for(upsampler, caplog, prompt, mode):
+    caplog.set_level(logging.WARNING, "finetuner")
     longer = upsampler.upsample(prompt, "TOK", mode)
     assert not caplog.records, caplog.text
     assert len(longer.split()) > len(prompt.split()) and not lost_words(prompt, longer)
