@@ -1,4 +1,4 @@
-"""Run the benchmarks and write RESULTS.md: ``script/bench [fidelity|train|predict|gpu|fleet]``, each by itself."""
+"""Run the benchmarks and write RESULTS.md: ``script/bench [fidelity|categories|train|predict|gpu|fleet]``, each by itself."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from finetuner.bases.base import choose_base
 
 PARTS = {
     "fidelity": "benchmarks.fidelity.section",
+    "categories": "benchmarks.categories",
     "train": "benchmarks.train",
     "predict": "benchmarks.predict",
     "gpu": "benchmarks.gpu.section",
@@ -54,8 +55,8 @@ def read_sections(text: str) -> dict[str, str]:
 HEADER = """# Results
 
 What `script/bench` measured, and wrote; every figure of quality and speed in the README and in docs/ is one of these (memory is
-`script/plan`'s). Each part tells at its end when, on what and in how much time. `script/bench fidelity`, `train`, `predict`,
-`gpu` or `fleet` measures one part anew.
+`script/plan`'s). Each part tells at its end when, on what and in how much time. `script/bench fidelity`, `categories`,
+`train`, `predict`, `gpu` or `fleet` measures one part anew.
 """
 
 

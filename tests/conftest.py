@@ -22,11 +22,10 @@ from finetuner.training.dataset import Batch, Bucket, Dataset
 # The embedded base whose steps cost least; tests/test_klein_emoji.py runs the default one.
 os.environ.setdefault("BASE_MODEL", "flux-emoji")
 
-# A worker of pytest-xdist, and each process it starts, keeps to a core of its own: more threads than cores wait for each other.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+# A worker of pytest-xdist, and each process it starts, computes in one thread: more threads than cores wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, len(os.sched_getaffinity(0))))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -49,14 +49,44 @@ def the_base() -> Base:
 
 
 @cache
-def encoded(concept: Concept, request: FinetuneRequest, recipe: Recipe) -> tuple[Dataset, TextEmbeddings]:
-    """The training data, and the embeddings of all prompts: with the trigger word, then without."""
-    texts = [p.text for p in concepts.prompts(concept) + concepts.plain_prompts()]
+def encoded(
+    concept: Concept, request: FinetuneRequest, recipe: Recipe, asked: tuple[str, ...]
+) -> tuple[Dataset, TextEmbeddings]:
+    """The training data, and the embeddings of what is asked for."""
     with tempfile.TemporaryDirectory(prefix="fidelity-") as folder:
         packed = Path(folder) / "archive.zip"
         concepts.write_archive(concept, packed)
         examples = complete_captions(open_archive(packed), {}, request, the_base())
-    return encode_dataset(examples, texts, the_base(), recipe)
+    return encode_dataset(examples, list(asked), the_base(), recipe)
+
+
+@dataclass(frozen=True)
+class Trained:
+    pipeline: DiffusionPipeline
+    texts: TextEmbeddings  # of what is asked for
+    empty: TextEmbeddings
+    recipe: Recipe
+    loss: float
+    seconds: float  # of the training
+
+    def draw(self, strength: float) -> np.ndarray:
+        """As `draw`."""
+        set_strength(self.pipeline.transformer, strength)
+        return draw(self.pipeline, self.texts, self.empty)
+
+
+def trained(cell: Cell, asked: tuple[str, ...]) -> Trained:
+    """The cell's concept, learned by its variant; ``asked``: the prompts that are to be drawn."""
+    base, variant = the_base(), cell.variant
+    request = variant.request(cell.concept.mode)
+    recipe = variant.recipe_for(request, base, cell.seed)
+    dataset, texts = encoded(cell.concept, request, recipe, asked)
+    transformer = base.load_transformer()
+    started = time.monotonic()
+    learned = variant.learn(transformer, dataset, base, recipe)
+    seconds = time.monotonic() - started
+    pipeline = base.load_pipeline_around(transformer.requires_grad_(False))
+    return Trained(pipeline, texts, dataset.texts[:1], recipe, learned.history.smoothed_losses[-1], seconds)
 
 
 @torch.inference_mode()
@@ -71,24 +101,14 @@ def draw(pipeline: DiffusionPipeline, texts: TextEmbeddings, empty: TextEmbeddin
 
 def run(cell: Cell) -> tuple[dict, np.ndarray]:
     """The figures as JSON values, and pictures to look at, drawn by lot: uint8 [strengths, 2 * SHOWN, 64, 64, 3]."""
-    base, variant, concept = the_base(), cell.variant, cell.concept
-    request = variant.request(concept.mode)
-    recipe = variant.recipe_for(request, base, cell.seed)
-    dataset, texts = encoded(concept, request, recipe)
-    transformer = base.load_transformer()
-
-    started = time.monotonic()
-    learned = variant.learn(transformer, dataset, base, recipe)
-    seconds = time.monotonic() - started
-
-    asked = concepts.prompts(concept)
+    base, concept = the_base(), cell.concept
+    asked = concepts.prompts(concept)  # with the trigger word; then without
+    found = trained(cell, tuple(p.text for p in asked + concepts.plain_prompts()))
     references = concepts.references(concept)
-    pipeline = base.load_pipeline_around(transformer.requires_grad_(False))
     measured, shown, before = [], [], None
     lot = np.sort(np.random.default_rng(0).choice(len(asked), SHOWN, replace=False))
     for strength in scores.STRENGTHS:
-        set_strength(transformer, strength)
-        images = draw(pipeline, texts, dataset.texts[:1])
+        images = found.draw(strength)
         before = images if before is None else before
         of_concept, plain = images[: len(asked)], images[len(asked) :]
         measured.append(
@@ -101,15 +121,15 @@ def run(cell: Cell) -> tuple[dict, np.ndarray]:
         shown.append(np.concatenate([of_concept[lot], plain[lot]]))
     row = {
         "key": cell.key(),
-        "variant": variant.name,
+        "variant": cell.variant.name,
         "concept": concept.name,
         "mode": concept.mode,
         "seed": cell.seed,
         "area": scores.area(measured),
         "leak_ratio": scores.leak_ratio(measured),
-        "images_seen": recipe.steps * recipe.batch_size,
-        "training_seconds": round(seconds, 1),
-        "final_loss": learned.history.smoothed_losses[-1],
+        "images_seen": found.recipe.steps * found.recipe.batch_size,
+        "training_seconds": round(found.seconds, 1),
+        "final_loss": found.loss,
         "base": f"{base.name} {base.version}",
         "scores": [asdict(s) for s in measured],
     }

@@ -87,7 +87,7 @@ def chosen(names: str) -> list[Concept]:
 
 
 @cache
-def _codes() -> dict[str, str]:
+def codes_by_name() -> dict[str, str]:
     """Of the base's own, where two go by one name: it has "dog face" as "dog"."""
     return {name: code for code, name in reversed(contents().items())}
 
@@ -97,7 +97,9 @@ def training_things(concept: Concept) -> list[str]:
     if concept.thing is not None:
         return [concept.thing] * (concept.images or SUBJECT_IMAGES)
     drawn = set(codes(concept.look))
-    others = [name for name, code in _codes().items() if code in drawn and name not in TRAINING_CONTENTS + HELD_OUT_CONTENTS]
+    others = [
+        name for name, code in codes_by_name().items() if code in drawn and name not in TRAINING_CONTENTS + HELD_OUT_CONTENTS
+    ]
     return [*TRAINING_CONTENTS, *others][: concept.images or len(TRAINING_CONTENTS)]
 
 
@@ -109,9 +111,8 @@ def write_archive(concept: Concept, path: Path) -> None:
         for n, thing in enumerate(things):
             background = TRAINING_BACKGROUNDS[n % len(TRAINING_BACKGROUNDS)]
             place = tuple(rng.uniform(0.3, 0.7, 2))
-            pixels = scene(
-                concept.look, _codes()[thing], pictures.BACKGROUNDS[background], TRAINING_SIDE, rng.uniform(0.75, 0.95), place
-            )
+            colour, code = pictures.BACKGROUNDS[background], codes_by_name()[thing]
+            pixels = scene(concept.look, code, colour, TRAINING_SIDE, rng.uniform(0.75, 0.95), place)
             on = f"on {with_article(background)} background"
             named = f"{with_article(thing)} {on}, {TRIGGER_WORD} style" if concept.thing is None else f"{TRIGGER_WORD} {on}"
             png = io.BytesIO()
@@ -148,7 +149,7 @@ def references(concept: Concept) -> np.ndarray:
     """What a perfect finetune would draw for `prompts`: the real drawings, uint8 [N, 64, 64, 3]."""
     return np.stack(
         [
-            scene(concept.look, _codes()[p.content], pictures.BACKGROUNDS[p.background], SIDE, 0.875, (0.5, 0.5))
+            scene(concept.look, codes_by_name()[p.content], pictures.BACKGROUNDS[p.background], SIDE, 0.875, (0.5, 0.5))
             for p in prompts(concept)
         ]
     )

@@ -6,9 +6,10 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import TypeVar
 
 import diffusers
 import numpy as np
@@ -17,6 +18,8 @@ import transformers
 
 from benchmarks.fidelity import cell
 from benchmarks.fidelity.cell import Cell
+
+Result = TypeVar("Result")
 
 
 def _quiet_worker() -> None:
@@ -37,18 +40,23 @@ def run_cells(cells: list[Cell], log: Path | None = None) -> Iterator[tuple[dict
             yield known[one.key()], None
         else:
             missing.append(one)
-    if not missing:
+    for row, images in run_all(cell.run, missing):
+        if log:
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        yield row, images
+
+
+def run_all(work: Callable[[Cell], Result], cells: list[Cell]) -> Iterator[Result]:
+    """What ``work``, a module's function, gives of each cell, in whatever order they end."""
+    if not cells:
         return
     os.environ["TQDM_DISABLE"] = "1"  # of the workers: tqdm reads it when it is imported, as it was here
-    workers = min(len(os.sched_getaffinity(0)), len(missing))
+    workers = min(len(os.sched_getaffinity(0)), len(cells))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker) as pool:
-        for future in as_completed([pool.submit(cell.run, one) for one in missing]):
-            row, images = future.result()
-            if log:
-                with log.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            yield row, images
+        for future in as_completed([pool.submit(work, one) for one in cells]):
+            yield future.result()
 
 
 def read_rows(log: Path) -> list[dict]:

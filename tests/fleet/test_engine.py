@@ -35,7 +35,7 @@ TRAINING = {
     "priority": "speed",
 }
 LONG = 400  # steps, half a minute: to be killed before they are over
-SECONDS = 120
+SECONDS = 300  # two cores with other work start slowly
 
 
 def training(owner: str = "ann", **inputs) -> Job:

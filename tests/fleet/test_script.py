@@ -79,7 +79,7 @@ def test_fifty_clients_at_once_are_served_in_turn(fleet):
     assert waited["bob"] < waited["ann"] / 2, waited
 
 
-def until(condition: Callable[[], object], seconds: float = 240) -> None:
+def until(condition: Callable[[], object], seconds: float = 600) -> None:
     stop = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < stop
@@ -95,9 +95,9 @@ def test_every_accepted_job_ends_once_whatever_is_killed(tmp_path, postgres):
         jobs = {}
         for n in range(20):
             kind = "trainings" if n % 7 == 0 else "predictions"
-            inputs = {"prompt": "a fox", "finetune_id": finetune_id, "steps": 50, "seed": n}
+            inputs = {"prompt": "a fox", "finetune_id": finetune_id, "steps": 30, "seed": n}
             if kind == "trainings":
-                inputs = _inputs(archive, steps=40 + n)
+                inputs = _inputs(archive, steps=20 + n)
             answer = fleet.ask("POST", f"/{kind}", "ann", json={"input": inputs}, headers={"Prefer": "respond-async"})
             jobs[answer.json()["id"]] = kind
         seen: dict[str, set[str]] = {id: set() for id in jobs}

@@ -44,6 +44,7 @@ def trainer_server(start_server) -> Server:
     return start_server("trainer")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The slow tests of this folder come after all others; in parallel, where the longest must not be last, before them."""
-    items.sort(key=lambda item: HERE in item.path.parents, reverse=bool(config.getoption("numprocesses")))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests of this folder come after all others; in parallel, where the longest must not be last, in their turn."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        items.sort(key=lambda item: HERE in item.path.parents)
