@@ -11,6 +11,6 @@ def said_by(code: str) -> str:
 
 
 def test_bitsandbytes_is_left_alone_until_it_is_needed():
-    """The package is here, and whoever asks for it gets it."""
-    assert said_by("print('bitsandbytes' in sys.modules)").strip() == "False"
+    """The package is here, and whoever asks for it gets it. Nor is matplotlib there before a curve is drawn."""
+    assert said_by("print({'bitsandbytes', 'matplotlib'} & sys.modules.keys())").strip() == "set()"
     assert said_by("import bitsandbytes; print(bitsandbytes.nn.Linear4bit.__name__)").strip().endswith("Linear4bit")

@@ -1,13 +1,17 @@
-"""The loss and the learning rate, step by step, as one figure: in a page's own colours, or in dark on white."""
+"""The loss and the learning rate, step by step, as one figure: in a page's own colours, or in dark on white.
+
+matplotlib is imported as the first is drawn: a training has no use for its memory, 20 MB.
+"""
 
 from __future__ import annotations
 
 import io
-
-import matplotlib
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from finetuner.training import History, Recipe, rate_factor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, FAINT, ACCENT = "#1d2129", "#b9bfc9", "#2f6fde"
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", ACCENT: "var(--accent)"}  # of the page's style, light and dark
@@ -33,6 +37,9 @@ def learning_rates(recipe: Recipe) -> list[float]:
 
 
 def draw_loss_curve(history: History, recipe: Recipe) -> Figure:
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5, 3.6), layout="constrained")
         losses, rates = figure.subplots(2, sharex=True, height_ratios=(3, 1))
@@ -53,6 +60,8 @@ def draw_loss_curve(history: History, recipe: Recipe) -> Figure:
 
 def as_svg(figure: Figure) -> str:
     """An ``<svg>`` element to put into a page."""
+    import matplotlib
+
     svg = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(svg, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

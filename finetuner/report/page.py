@@ -6,16 +6,19 @@ import base64
 import io
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from PIL import Image
 
 from finetuner.data import CaptionedExample
 from finetuner.report.curve import as_svg
 from finetuner.report.sheet import STRENGTHS, Sheet, thumbnail
 from finetuner.report.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Two megabytes is what a phone opens at once: 12 pictures of the sheet at 50 KB, 24 training images at 20 KB, as base64.
 SHEET_SIDE = 384  # pixels
