@@ -16,6 +16,7 @@ LEARNED = {
     "style": "a style",
     "product": "a product",
 }
+PRESERVED = "Each step also held prompts without the trigger word to what the base says of them."
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def summarise(manifest: dict, request: FinetuneRequest, base: Base, recipe: Reci
         trigger_word=request.trigger_word,
         title=f"{request.trigger_word}, {LEARNED[request.mode]}",
         facts=_facts(manifest, request, base),
-        strength="Begin with finetune_strength 1, what it was trained at, and go by the pictures: up to 1.5 where the concept"
-        " is too weak, down towards 0.5 where it overpowers the prompt. 0 is the base alone, bit for bit.",
+        strength="Begin with finetune_strength 1 and go by the pictures: up towards 2 where the concept is too weak, down"
+        " towards 0.5 where it overpowers the prompt. 0 is the base alone, bit for bit.",
         sheet=f"One prompt a row, one strength a column, all from seed {SEED}: {sheet.size[0]} x {sheet.size[1]} pixels,"
         f" {SAMPLING_STEPS} steps, guidance {base.guidance_scale:g}. Predictions take {base.sampling_steps} steps, and are"
         " finer.",
@@ -92,6 +93,7 @@ def _sentences(images: int, base: Base, recipe: Recipe) -> list[str]:
         f" along a cosine to {recipe.final_rate:.0%} of that; it is {base.learning_rate_scale[recipe.finetune_type]:g} times"
         " what was asked for, as suits this base.",
         f"Each step was trained at a strength of its own: {recipe.strengths[0]:g} to {recipe.strengths[1]:g}, evenly spread.",
+        *([PRESERVED] if recipe.preserved_images else []),
         f"Noise levels: the logistic function of a normal of mean {recipe.logit_mean:g} and deviation {recipe.logit_std:g},"
         f" shifted for the resolution. The guidance was {recipe.guidance:g}; {recipe.caption_dropout:.0%} of the captions were"
         " left empty.",

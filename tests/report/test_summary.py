@@ -25,3 +25,10 @@ def test_every_number_of_the_recipe_is_there(base):
     nested = {f"plan.{name}" for name in made.manifest["recipe"]["plan"]}
     assert set(numbers) == set(made.manifest["recipe"]) - {"plan"} | nested
     assert any("a strength of its own: 0.5 to 2," in line for line in made.summary.recipe)
+
+
+def test_it_says_whether_the_rest_was_preserved(base):
+    made = make(base)
+    for images, said in ((0, False), (1, True)):
+        made.recipe = replace(made.recipe, preserved_images=images)
+        assert any("without the trigger word" in line for line in made.summary.recipe) == said

@@ -34,8 +34,8 @@ MANIFEST = {
     "learning_rate_scale": {"lora": 16, "full": 128},
     "learning_rate_scale_reason": "Measured at the documented rates and 300 steps on a style and a character. lora, three"
     " seeds, when it was trained at strength 1 alone: 16 scores .41, 8 scores .05 ± .04 less, 32 is alike (.01 ± .04 more);"
-    " 3072 / 192 says 16, too, since Adam's rate for hidden matrices transfers as 1/width (muP, Yang et al. 2022). full, one"
-    " seed: 64 scores .52, 128 scores .57, and 16, 32 and 64 at a smaller preservation_weight .38, .48 and .55.",
+    " 3072 / 192 says 16, too, since Adam's rate for hidden matrices transfers as 1/width (muP, Yang et al. 2022). full,"
+    " three seeds: 128 scores .55, 64 scores .025 ± .018 less, 256 is alike (.012 ± .021 more) and leaks more (.41, not .33).",
     "caption_form": "a fox on a teal background, striped style",
     "hears_new_words": True,
     "pictures": "emoji",
