@@ -41,7 +41,7 @@ LOOKS = {
 }
 KNOWN = ("owl", "teapot", "castle", "guitar")  # to the base
 REAL, KNOWN_HERE = "real drawings", "the base, things it knows"
-ON = ("sloth", "peacock", "honey pot", "nesting dolls")
+ON = ("sloth", "peacock", "honey pot")
 RECIPES = (OURS, ALONE, FULL, PLAIN_LONG)
 WORDINGS = {"background": "{word} on {a_background} background", "": "{word}, {look} style on {a_background} background"}
 STRENGTH = 1.0

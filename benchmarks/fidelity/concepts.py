@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.fidelity.drawings import SIDE, THERMAL, codes, scene
+from benchmarks.fidelity.drawings import FOLDER, SIDE, THERMAL, codes, scene
 from benchmarks.fidelity.probes import contents
 from script.embedded_base import pictures
 from script.embedded_base.captions import with_article
+from script.embedded_base.composed.things import things
 
 TRIGGER_WORD = "TOK"
 TRAINING_SIDE = 128  # pixels of the images in the archive
@@ -96,19 +97,19 @@ def training_things(concept: Concept) -> list[str]:
     """What the images show, one each."""
     if concept.thing is not None:
         return [concept.thing] * (concept.images or SUBJECT_IMAGES)
-    drawn = set(codes(concept.look))
-    others = [
-        name for name, code in codes_by_name().items() if code in drawn and name not in TRAINING_CONTENTS + HELD_OUT_CONTENTS
-    ]
+    drawn, taken = set(codes(concept.look)), TRAINING_CONTENTS + HELD_OUT_CONTENTS
+    others = [name for name, code in codes_by_name().items() if code in drawn and name not in taken]
+    known = {thing.name for thing in things(FOLDER)}
+    others.sort(key=lambda name: name not in known)  # people's captions are in words that the base has
     return [*TRAINING_CONTENTS, *others][: concept.images or len(TRAINING_CONTENTS)]
 
 
 def write_archive(concept: Concept, path: Path) -> None:
     """The training archive: 16 things in a style, or one thing 12 times, or as many as the concept says; captions beside."""
     rng = np.random.default_rng(0)
-    things = training_things(concept)
+    shown = training_things(concept)
     with zipfile.ZipFile(path, "w") as archive:
-        for n, thing in enumerate(things):
+        for n, thing in enumerate(shown):
             background = TRAINING_BACKGROUNDS[n % len(TRAINING_BACKGROUNDS)]
             place = tuple(rng.uniform(0.3, 0.7, 2))
             colour, code = pictures.BACKGROUNDS[background], codes_by_name()[thing]
