@@ -58,10 +58,13 @@ class Asked:
     look: Look
     background: str
 
+    def of(self, word: str) -> str:
+        wording = WORDINGS.get(self.category, WORDINGS[""])
+        return wording.format(word=word, look=" ".join(self.look.words), a_background=with_article(self.background))
+
     @property
     def text(self) -> str:
-        wording = WORDINGS.get(self.category, WORDINGS[""])
-        return wording.format(word=TRIGGER_WORD, look=" ".join(self.look.words), a_background=with_article(self.background))
+        return self.of(TRIGGER_WORD)
 
 
 def asked() -> list[Asked]:
