@@ -112,6 +112,7 @@ def test_numbers_that_are_not_finite_make_no_prompt(base, captioner, tmp_path, c
 
 
 def test_a_long_rewriting_is_cut_to_what_the_text_encoder_reads(upsampler, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, "finetuner")
     more = ", with every hair and leaf in the morning light" * 6
     monkeypatch.setattr(module, "generate_texts", lambda *_: [f"a fox on a teal background, SUBJECT style{more}"])
     upsampler.upsampled.clear()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from postgres import INITDB, Postgres
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +25,3 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request, sqlite_url) -> str:
     return sqlite_url if request.param == "sqlite" else request.getfixturevalue("postgres").url
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In parallel the tests of this folder come first: they are the longest, and mostly wait for other processes."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: HERE not in item.path.parents)
