@@ -31,6 +31,7 @@ from benchmarks.fidelity.variants import ALONE, FULL, OURS, PLAIN_LONG
 from script.embedded_base import pictures
 from script.embedded_base.captions import with_article
 from script.embedded_base.composed.looks import PLAIN, Look, redraw
+from script.embedded_base.evaluate import features
 
 SHEET = Path("benchmarks/categories.png")
 # Far apart enough to be told by a thumbnail, of which 64 px leave little.
@@ -43,7 +44,7 @@ KNOWN = ("owl", "teapot", "castle", "guitar")  # to the base
 REAL, KNOWN_HERE = "real drawings", "the base, things it knows"
 ON = ("sloth", "peacock", "honey pot")
 RECIPES = (OURS, ALONE, FULL, PLAIN_LONG)
-WORDINGS = {"background": "{word} on {a_background} background", "": "{word}, {look} style on {a_background} background"}
+PROMPTS = 12  # of each category
 STRENGTH = 1.0
 SHOWN = 3  # pictures of a category on the sheet
 CELL = 80  # pixels of a picture there
@@ -59,8 +60,8 @@ class Asked:
     background: str
 
     def of(self, word: str) -> str:
-        wording = WORDINGS.get(self.category, WORDINGS[""])
-        return wording.format(word=word, look=" ".join(self.look.words), a_background=with_article(self.background))
+        style = f", {' '.join(self.look.words)} style" if self.look.words else ""
+        return f"{word}{style} on {with_article(self.background)} background"
 
     @property
     def text(self) -> str:
@@ -68,11 +69,11 @@ class Asked:
 
 
 def asked() -> list[Asked]:
-    """Two backgrounds for each look, and as many prompts of each category: 12."""
+    """As many prompts of each category, its looks in turn, and each on the next background."""
     found = []
     for category, looks in LOOKS.items():
         backgrounds = itertools.cycle(HELD_OUT_BACKGROUNDS)
-        found += [Asked(category, look, next(backgrounds)) for look in looks * (12 // len(looks))]
+        found += [Asked(category, look, next(backgrounds)) for look in looks * (PROMPTS // len(looks))]
     return found
 
 
@@ -83,11 +84,12 @@ def run() -> str:
     for done, images in tqdm(run_all(draw, cells), total=len(cells), desc="categories"):
         drawn[done.variant.name][done.concept.name] = images
     sheet(drawn).save(SHEET, optimize=True)
+    plain, palette, way = asked()[::PROMPTS]
     return f"""## Categories
 
 What of a prompt beside the concept is drawn. {", ".join(ON)}, each taught as above (one seed), and asked for at strength
-{STRENGTH:g} on backgrounds, in palettes and in ways of drawing that no picture of the archive has: "{asked()[0].text}",
-"{asked()[12].text}", "{asked()[24].text}"; 12 prompts of each.
+{STRENGTH:g} on backgrounds, in palettes and in ways of drawing that no picture of the archive has: "{plain.text}",
+"{palette.text}", "{way.text}"; {PROMPTS} prompts of each.
 
 - **concept**: share of pictures that are nearer to the real drawing, in the look that was named, than to {OTHERS} other things
   in it
@@ -137,18 +139,10 @@ def redrawn(family: str, code: str, look: Look, background: str, places: Iterabl
     return np.stack([pictures.compose(picture, colour, (SIDE, SIDE), scale, (x, 0.5)) for scale, x in places])
 
 
-def features(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, 64, 64, 3] -> float32 [N, F]."""
-    small = [Image.fromarray(image).resize((THUMB, THUMB), Image.Resampling.BOX) for image in images]
-    thumbs = np.stack([np.asarray(image, np.float32) / 255 for image in small])
-    parts = (thumbs, np.diff(thumbs, axis=1), np.diff(thumbs, axis=2))
-    return np.concatenate([part.reshape(len(images), -1) for part in parts], axis=1)
-
-
 @cache
 def at_places(family: str, code: str, look: Look, background: str) -> np.ndarray:
     """A real drawing's features, [places, F]."""
-    return features(redrawn(family, code, look, background, itertools.product(SCALES, PLACES)))
+    return features(redrawn(family, code, look, background, itertools.product(SCALES, PLACES)), THUMB)
 
 
 def code_of(concept: Concept) -> str:
@@ -165,7 +159,7 @@ def things(concept: Concept) -> tuple[str, ...]:
 def scored(concept: Concept, images: np.ndarray) -> dict[str, np.ndarray]:
     """By category, float [3, prompts]: the concept, the prompt, and both, picture by picture, 0 or 1."""
     shown, right = [], []
-    for each, image, seen in zip(asked(), images, features(images), strict=True):
+    for each, image, seen in zip(asked(), images, features(images, THUMB), strict=True):
 
         def distance(code: str, look: Look, seen: np.ndarray = seen, background: str = each.background) -> float:
             return ((at_places(concept.look, code, look, background) - seen) ** 2).sum(1).min()

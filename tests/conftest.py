@@ -25,7 +25,9 @@ os.environ.setdefault("BASE_MODEL", "flux-emoji")
 # A worker of pytest-xdist, and each process it starts, computes in one thread: more threads than cores wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, len(os.sched_getaffinity(0))))
+    torch.set_num_threads(1)
+else:
+    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -38,9 +38,9 @@ def draw(pipeline: FluxPipeline, prompts: list[str], size: tuple[int, int] = (64
     return images
 
 
-def features(images: np.ndarray) -> np.ndarray:
-    """uint8 N x H x W x 3 -> float32 N x F: thumbnails, and their differences between neighbours."""
-    small = [Image.fromarray(i).resize((FEATURE_SIDE, FEATURE_SIDE), Image.Resampling.BOX) for i in images]
+def features(images: np.ndarray, side: int = FEATURE_SIDE) -> np.ndarray:
+    """uint8 N x H x W x 3 -> float32 N x F: thumbnails of that side, and their differences between neighbours."""
+    small = [Image.fromarray(i).resize((side, side), Image.Resampling.BOX) for i in images]
     thumbs = np.stack([np.asarray(s, np.float32) / 255 for s in small])
     parts = [thumbs, np.diff(thumbs, axis=1), np.diff(thumbs, axis=2)]
     return np.concatenate([part.reshape(len(thumbs), -1) for part in parts], axis=1)
