@@ -13,6 +13,7 @@ from pathlib import Path
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import nn
 
+from benchmarks.fidelity.starts import STARTS
 from finetuner.bases import block_linears
 from finetuner.bases.base import Base
 from finetuner.requests import FinetuneRequest
@@ -26,8 +27,8 @@ from finetuner.training.trainer import train
 
 INPUTS = {f.name for f in fields(FinetuneRequest)}
 RECIPE = {f.name for f in fields(Recipe)}
-OTHERS = {"targets", "shift", "average"}  # which neither has: a variant's own fields
-WORDS = ("targets", "finetune_type", "priority", "mode", "captioning")  # whose values are words, not numbers
+OTHERS = {"targets", "shift", "average", "start"}  # which neither has: a variant's own fields
+WORDS = ("targets", "start", "finetune_type", "priority", "mode", "captioning")  # whose values are words, not numbers
 
 # What a linear's full name must match. Without one of these: the library's own choice.
 TARGETS = {
@@ -48,6 +49,7 @@ class Variant:
     targets: str | None = None  # one of TARGETS; only a LoRA has a choice
     shift: float | None = None  # of the noise levels; None: the base's own, by resolution
     average: float | None = None  # the LoRA is the moving average of its weights, which keeps this share in each step
+    start: str | None = None  # one of starts.STARTS; None: A random, B zero
 
     @classmethod
     def parse(cls, text: str) -> Variant:
@@ -82,19 +84,20 @@ class Variant:
 
     def recipe_for(self, request: FinetuneRequest, base: Base, seed: int) -> Recipe:
         recipe = replace(recipe_for(request, base), seed=seed, **self.recipe)
-        if "batch_size" not in self.recipe:
+        if not {"batch_size", "preserved_images"} & self.recipe.keys():
             return recipe
-        return replace(recipe, plan=replace(recipe.plan, micro_batch=recipe.batch_size, accumulation=1))
+        images = recipe.batch_size + recipe.preserved_images
+        return replace(recipe, plan=replace(recipe.plan, micro_batch=images, accumulation=1))
 
     def fingerprint(self, recipe: Recipe) -> str:
         """Of all that decides the training but the base and the data."""
-        facts = [asdict(recipe), self.targets, self.shift, *([self.average] if self.average else [])]
+        facts = [asdict(recipe), self.targets, self.shift, *(other for other in (self.average, self.start) if other)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def learn(self, transformer: FluxTransformer2DModel, dataset: Dataset, base: Base, recipe: Recipe) -> Learned:
         """Through the library; only where it has no such choice, its pieces are put together here."""
         with tempfile.TemporaryDirectory() as folder, Checkpoint(Path(folder) / "job") as checkpoint:
-            if self.targets is None and self.shift is None and self.average is None:
+            if all(getattr(self, name) is None for name in OTHERS):
                 return learn(transformer, dataset, base.load_scheduler(), recipe, checkpoint)
             if recipe.finetune_type != "lora":
                 raise ValueError(f"{', '.join(sorted(OTHERS))} can only be changed for a LoRA.")
@@ -104,7 +107,11 @@ class Variant:
             if self.shift is not None:
                 scheduler = FlowMatchEulerDiscreteScheduler(shift=self.shift)
             weights = adapter.trainable_weights(transformer)
-            optimizer = AveragingOptimizer(weights, recipe, self.average) if self.average else LoraOptimizer(weights, recipe)
+            optimizer = LoraOptimizer(weights, recipe)
+            if self.average:
+                optimizer = AveragingOptimizer(weights, recipe, self.average)
+            elif self.start:
+                optimizer = STARTS[self.start](transformer, weights, recipe)
             history = train(transformer, optimizer, dataset, scheduler, recipe, checkpoint)
             if isinstance(optimizer, AveragingOptimizer):
                 adapter.load_adapter_state_dict(transformer, optimizer.averages)

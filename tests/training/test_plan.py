@@ -1,10 +1,12 @@
 """The memory of a training step: known points of the bases, the formula against the trace, and what is chosen for a card."""
 
+import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel
 from peft import LoraConfig
 
 from finetuner.training.activations import checkpoint_blocks
@@ -41,8 +43,18 @@ def job(finetune_type: str = "lora", side: int = 1024, batch_size: int = 1, dtyp
     return StepSize(finetune_type, 32, token_count(side, 16, TEXT_TOKENS), batch_size, dtype)
 
 
+def untouched(config: dict) -> FluxTransformer2DModel | Flux2Transformer2DModel:
+    """A base on the meta device, made once: to plan for it changes nothing of it."""
+    return _untouched(json.dumps(config))
+
+
+@cache
+def _untouched(config: str) -> FluxTransformer2DModel | Flux2Transformer2DModel:
+    return on_meta(json.loads(config))
+
+
 def plan_for(job: StepSize, gigabytes: float, config: dict = FLUX_DEV) -> Plan:
-    return choose_plan(on_meta(config), job, int(gigabytes * GIB))
+    return choose_plan(untouched(config), job, int(gigabytes * GIB))
 
 
 def traced(config: dict, job: StepSize, text_tokens: int, checkpointed: int, precision: str = "") -> Step:
@@ -62,7 +74,7 @@ def attention_lora() -> FluxTransformer2DModel:
 
 
 def test_known_size_of_flux_dev(attention_lora):
-    sizes = Sizes.of(on_meta(FLUX_DEV))
+    sizes = Sizes.of(untouched(FLUX_DEV))
     assert (sizes.block_weights + sizes.other_weights) / 1e9 == pytest.approx(11.90, abs=0.005)
     assert sum(p.numel() for p in attention_lora.parameters()) / 1e9 == pytest.approx(11.94, abs=0.005)
     assert base_bytes(sizes, "bfloat16", torch.bfloat16) / GIB == pytest.approx(22.2, abs=0.05)
@@ -73,7 +85,7 @@ def test_known_size_of_flux_dev(attention_lora):
 )
 def test_known_size_of_klein(config, billions, targets, megabytes):
     """Of the LoRA: of rank 32, in float16, as it is published."""
-    sizes = Sizes.of(on_meta(config))
+    sizes = Sizes.of(untouched(config))
     assert (sizes.block_weights + sizes.other_weights) / 1e9 == pytest.approx(billions, abs=0.005)
     shapes = [shape for of_kind in sizes.targets.values() for shape in of_kind]
     assert len(shapes) == targets
@@ -102,7 +114,7 @@ def test_known_peaks_of_flux_dev(attention_lora, checkpointing, gib):
     ids=["flux-width", "tiny", "klein", "tiny-klein"],
 )
 def test_formulas_agree_with_the_trace(config, text_tokens, tokens, batch_size, dtype, off, finetune_type, share):
-    asked, sizes = StepSize(finetune_type, 32, tokens, batch_size, dtype), Sizes.of(on_meta(config))
+    asked, sizes = StepSize(finetune_type, 32, tokens, batch_size, dtype), Sizes.of(untouched(config))
     checkpointed = round(share * (len(sizes.order) - 1))
     step = traced(config, asked, text_tokens, checkpointed)
     own = str(dtype).removeprefix("torch.")
@@ -111,17 +123,17 @@ def test_formulas_agree_with_the_trace(config, text_tokens, tokens, batch_size, 
     assert step_flop(sizes, asked, checkpointed) == pytest.approx(step.flop, rel=0.005 if len(sizes.order) > 6 else 0.05)
 
 
-@pytest.mark.parametrize(("precision", "checkpointed"), [("bfloat16", 10), ("bfloat16", 38), ("int8", 0), ("int8", 52)])
+@pytest.mark.parametrize(("precision", "checkpointed"), [("bfloat16", 10), ("int8", 52)])
 def test_formulas_agree_with_the_trace_of_flux_dev(precision, checkpointed):
     """As it is, and quantised; at 512 px, where weights and activations weigh alike."""
-    asked, sizes = job(side=512), Sizes.of(on_meta(FLUX_DEV))
+    asked, sizes = job(side=512), Sizes.of(untouched(FLUX_DEV))
     step = traced(FLUX_DEV, asked, TEXT_TOKENS, checkpointed, precision)
     assert peak_bytes(sizes, asked, precision, checkpointed) == pytest.approx(step.peak_bytes, rel=0.02)
     assert step_flop(sizes, asked, checkpointed) == pytest.approx(step.flop, rel=0.005)
 
 
 def test_checkpointing_the_last_block_saves_nothing():
-    sizes, step = Sizes.of(on_meta(KLEIN_4B)), job(batch_size=4)
+    sizes, step = Sizes.of(untouched(KLEIN_4B)), job(batch_size=4)
     peaks = [peak_bytes(sizes, step, "bfloat16", checkpointed) for checkpointed in range(len(sizes.order) + 1)]
     assert sorted(peaks[:-1], reverse=True) == peaks[:-1]
     assert peaks[-1] >= peaks[-2]
@@ -181,7 +193,7 @@ def test_cheaper_ways_come_first():
 
 @pytest.mark.parametrize(("finetune_type", "side", "gib"), [("lora", 1024, 44.4), ("full", 1024, 79.1)])
 def test_no_more_blocks_are_checkpointed_than_must_be(finetune_type, side, gib):
-    asked, sizes = job(finetune_type, side, 4), Sizes.of(on_meta(FLUX_DEV))
+    asked, sizes = job(finetune_type, side, 4), Sizes.of(untouched(FLUX_DEV))
     plan = plan_for(asked, gib)
     part = replace(asked, batch_size=plan.micro_batch)
     fewer = peak_bytes(sizes, part, plan.base_precision, plan.checkpointed_blocks - 1)
@@ -197,23 +209,29 @@ def test_compiled_blocks_are_asked_for_by_their_flop_and_get_a_margin():
         return True
 
     eager = plan_for(asked, 44.4)
-    compiled = choose_plan(on_meta(FLUX_DEV), asked, int(44.4 * GIB), (1536, 4608), worth)
+    compiled = choose_plan(untouched(FLUX_DEV), asked, int(44.4 * GIB), (1536, 4608), worth)
     assert compiled.compiled and not eager.compiled
     assert compiled.peak_bytes <= usable_bytes(int(44.4 * GIB), compiled=True) < eager.peak_bytes
     assert compiled.checkpointed_blocks > eager.checkpointed_blocks
-    sizes = Sizes.of(on_meta(FLUX_DEV))
+    sizes = Sizes.of(untouched(FLUX_DEV))
     of_both = [step_flop(sizes, replace(asked, tokens=tokens), eager.checkpointed_blocks) for tokens in (1536, 4608)]
     assert told == [(sum(of_both) / 2, pytest.approx(told[0][1]))] and told[0][0] < told[0][1]
+
+
+def test_a_step_of_five_images_runs_in_parts_as_equal_as_they_can_be():
+    """A preserved image beside the batch of four."""
+    ways = [plan_for(job("lora", 512, 5), gib) for gib in (79.1, 56, 48, 40)]
+    assert [(way.micro_batch, way.accumulation) for way in ways] == [(5, 1), (3, 2), (2, 3), (1, 5)]
 
 
 def test_a_base_is_not_quantised_for_compiled_blocks():
     """FLUX.1-dev's blocks fit in its own precision here, but not with the margin."""
     gib = next(gib / 10 for gib in range(200, 400) if plan_for(job(side=512), gib / 10).base_precision == "bfloat16")
-    assert not choose_plan(on_meta(FLUX_DEV), job(side=512), int(gib * GIB), (), lambda eager, compiled: True).compiled
+    assert not choose_plan(untouched(FLUX_DEV), job(side=512), int(gib * GIB), (), lambda eager, compiled: True).compiled
 
 
 def test_a_tiny_base_needs_no_card():
-    plan = choose_plan(on_meta(TINY), StepSize("full", 32, 96, 16, torch.float32), GIB * 2)
+    plan = choose_plan(untouched(TINY), StepSize("full", 32, 96, 16, torch.float32), GIB * 2)
     assert plan == replace(plan, base_precision="float32", checkpointed_blocks=0, micro_batch=16, compiled=False)
 
 
