@@ -26,6 +26,7 @@ from finetuner.serving import decode_latents, native_size, sample_latents
 from finetuner.training import Recipe, adapter, delta, recipe_for
 from finetuner.training.dataset import Bucket, Dataset
 from finetuner.training.extract import extract_lora
+from finetuner.training.flow import Samples
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer
 from finetuner.training.trainer import accumulate_gradients, draw_batch, train
 
@@ -80,12 +81,12 @@ def ours_to_bare() -> tuple[float, str]:
     parameters = adapter.trainable_weights(transformer)
     size, bucket = next(iter(dataset.buckets.items()))
     rows = torch.arange(recipe.batch_size) % len(bucket.captions)
-    batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, seed=0)
+    samples = Samples.of(*draw_batch(dataset, size, rows, scheduler, recipe, seed=0))
     adamw = torch.optim.AdamW(parameters.values(), lr=1e-6)
 
     def bare() -> None:
         for _ in range(STEPS):
-            accumulate_gradients(transformer, batch, noise, sigmas, recipe)
+            accumulate_gradients(transformer, samples, recipe)
             adamw.step()
             adamw.zero_grad()
 
@@ -102,14 +103,14 @@ def ours_to_peft() -> tuple[float, str]:
     scheduler = base.load_scheduler()
     size, bucket = next(iter(dataset.buckets.items()))
     rows = torch.arange(recipe.batch_size) % len(bucket.captions)
-    batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, seed=0)
+    samples = Samples.of(*draw_batch(dataset, size, rows, scheduler, recipe, seed=0))
 
     def stepping(transformer: nn.Module, fused: bool) -> Callable[[], None]:
         adamw = torch.optim.AdamW([p for p in transformer.parameters() if p.requires_grad], lr=1e-6, fused=fused)
 
         def steps() -> None:
             for _ in range(STEPS):
-                accumulate_gradients(transformer, batch, noise, sigmas, recipe)
+                accumulate_gradients(transformer, samples, recipe)
                 adamw.step()
                 adamw.zero_grad()
 

@@ -1,7 +1,8 @@
 """One training step of FLUX, traced without weights or GPU: how much memory it needs at its peak, and how many FLOP.
 
-The step is the one that we train with (`flow_loss`, the adapter or the deltas, the optimizers), on fake tensors. They live
-on a fake CPU, since PyTorch's CPU build cannot index a fake CUDA tensor. Where CUDA would do otherwise, the trace follows CUDA:
+The step is the one that we train with (`velocity_errors`, the adapter or the deltas, the optimizers), on fake tensors. They
+live on a fake CPU, since PyTorch's CPU build cannot index a fake CUDA tensor. Where CUDA would do otherwise, the trace
+follows CUDA:
 
 - attention: the CPU's flash kernel is chosen, which saves what CUDA's does (q, k, v, output and a log-sum-exp per row);
 - RMSNorm: composed of float32 operations on a CPU, one kernel on CUDA (`FusedNorm`);
@@ -30,7 +31,7 @@ from finetuner.bases.quantise import quantise
 from finetuner.training.adapter import add_adapter
 from finetuner.training.dataset import Batch
 from finetuner.training.delta import add_deltas, deltas
-from finetuner.training.flow import flow_loss
+from finetuner.training.flow import Samples, velocity_errors
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer
 from finetuner.training.plan import Plan
 from finetuner.training.recipe import Recipe
@@ -174,7 +175,7 @@ def trace(
         batch = _batch(transformer, tokens, text_tokens, batch_size)
         noise, sigmas = torch.empty_like(batch.latents), torch.empty(batch_size)
         meter.reset()
-        flow_loss(transformer, batch, noise, sigmas, guidance=1.0).backward()
+        velocity_errors(transformer, Samples.of(batch, noise, sigmas), guidance=1.0).mean().backward()
         optimizer.step()
     return Step(meter.peak_bytes, meter.flop)
 

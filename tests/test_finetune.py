@@ -34,7 +34,7 @@ from finetuner.store.files import seal
 from finetuner.training import tracker, trainer
 from finetuner.training.checkpoint import Checkpoint
 from finetuner.training.encode import encode_dataset
-from finetuner.training.flow import flow_loss, resolution_shift, sample_sigmas
+from finetuner.training.flow import Samples, resolution_shift, sample_sigmas, velocity_errors
 from finetuner.training.recipe import recipe_for
 
 STYLE = EXAMPLES / "line-icons.zip"
@@ -70,7 +70,7 @@ def held_out_loss(base, transformer, family: str, trigger_word: str | None) -> f
         noise = torch.randn(batch.latents.shape, generator=generator)
         shift = resolution_shift(base.load_scheduler(), batch.latents.shape[1])
         sigmas = sample_sigmas(len(rows), shift, 0.0, 1.0, generator)
-        losses.append(flow_loss(transformer, batch, noise, sigmas, 1.0).item())
+        losses.append(velocity_errors(transformer, Samples.of(batch, noise, sigmas), 1.0).mean().item())
     return sum(losses) / len(losses)
 
 
@@ -249,10 +249,10 @@ def test_a_cancelled_job_stops_at_once_and_the_same_request_goes_on(store, tmp_p
         steps.append(1)
         if len(steps) == 5:
             raise Cancelled
-        return flow_loss(*arguments)
+        return velocity_errors(*arguments)
 
     with monkeypatch.context() as cancelling, pytest.raises(Cancelled):
-        cancelling.setattr(trainer, "flow_loss", cancelled_in_step_5)
+        cancelling.setattr(trainer, "velocity_errors", cancelled_in_step_5)
         finetune.finetune(request)
     assert len(steps) == 5 and not list((tmp_path / "finetunes").glob("*"))
     resumed = finetune.finetune(request)

@@ -22,7 +22,7 @@ from finetuner.training.compiling import compiled_blocks
 from finetuner.training.costs import Sizes, StepSize, native_precision, peak_bytes, step_flop
 from finetuner.training.dataset import Batch
 from finetuner.training.delta import add_deltas, deltas
-from finetuner.training.flow import flow_loss
+from finetuner.training.flow import Samples, velocity_errors
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer
 from finetuner.training.plan import Plan, usable_bytes
 from finetuner.training.recipe import Recipe
@@ -80,7 +80,7 @@ def measure_step(transformer: nn.Module, step: Step, text_tokens: int) -> dict:
     noise, sigmas = torch.randn_like(batch.latents), torch.full((step.images,), 0.5, device=device())
 
     def once() -> None:
-        run(lambda: flow_loss(used, batch, noise, sigmas, 1.0))
+        run(lambda: velocity_errors(used, Samples.of(batch, noise, sigmas), 1.0).mean())
 
     with compiled_blocks(used) if step.compiled else nullcontext():
         found |= timed(once, WARM_UP, REPEATS)

@@ -35,8 +35,10 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.base_layer(x)
-        down = F.linear(x, self.lora_A.to(x.dtype))
         alpha = self.strength
+        if not isinstance(alpha, torch.Tensor) and alpha == 0:
+            return y
+        down = F.linear(x, self.lora_A.to(x.dtype))
         if isinstance(alpha, torch.Tensor):
             down, alpha = down * alpha.to(x.dtype).view(-1, 1, 1), 1.0
         down = down.flatten(0, -2)

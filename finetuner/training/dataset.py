@@ -30,6 +30,12 @@ class Batch:
     def __getitem__(self, rows: slice) -> Batch:
         return replace(self, latents=self.latents[rows], texts=self.texts[rows])
 
+    @classmethod
+    def cat(cls, parts: list[Batch]) -> Batch:
+        """All of the parts' images, of one size."""
+        texts = TextEmbeddings.cat([part.texts for part in parts])
+        return cls(torch.cat([part.latents for part in parts]), parts[0].grid, texts)
+
 
 @dataclass(frozen=True)
 class Dataset:

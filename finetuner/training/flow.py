@@ -6,6 +6,7 @@ Latents are packed into tokens, [B, tokens, channels], a token being a 2x2 patch
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -16,6 +17,35 @@ from finetuner.training.dataset import Batch, Dataset
 
 PROBE_SIGMAS = (0.2, 0.4, 0.6, 0.8)
 PROBE_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a step learns from: noisy latents of one size, and the velocity that is wanted at each."""
+
+    batch: Batch
+    noisy: torch.Tensor  # float32 [B, tokens, channels]
+    sigmas: torch.Tensor  # float32 [B]
+    wanted: torch.Tensor  # float32 [B, tokens, channels]
+    weights: torch.Tensor  # of each one's mean squared error in the loss: float32 [B]
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    def __getitem__(self, rows: slice) -> Samples:
+        return Samples(*(part[rows] for part in vars(self).values()))
+
+    @classmethod
+    def cat(cls, parts: list[Samples]) -> Samples:
+        """All of them, of one size."""
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0]) if name != "batch"}
+        return cls(Batch.cat([part.batch for part in parts]), **tensors)
+
+    @classmethod
+    def of(cls, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor) -> Samples:
+        """What lies on the straight paths from a batch to its noise; of equal weights, 1 together."""
+        noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
+        return cls(batch, noisy, sigmas, noise - batch.latents, torch.full_like(sigmas, 1 / len(sigmas)))
 
 
 def sample_sigmas(count: int, shift: float, logit_mean: float, logit_std: float, generator: torch.Generator) -> torch.Tensor:
@@ -46,11 +76,10 @@ def predict_velocity(
     return family_of(transformer).velocity(transformer, noisy, sigmas, batch.texts, batch.grid, guidance).float()
 
 
-def flow_loss(transformer: nn.Module, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor, guidance: float) -> torch.Tensor:
-    """Mean squared error between the predicted velocity and noise - latents. A float32 scalar."""
-    noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
-    velocity = predict_velocity(transformer, noisy, sigmas, batch, guidance)
-    return torch.nn.functional.mse_loss(velocity, noise - batch.latents)
+def velocity_errors(transformer: nn.Module, samples: Samples, guidance: float) -> torch.Tensor:
+    """Mean squared error between the predicted velocity and the one that is wanted, of each sample: float32 [B]."""
+    velocity = predict_velocity(transformer, samples.noisy, samples.sigmas, samples.batch, guidance)
+    return (velocity - samples.wanted).square().mean((1, 2))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Plan:
-    """How to run a training step: ``ranks`` times ``accumulation`` times ``micro_batch`` images make the recipe's batch."""
+    """How to run a training step: ``accumulation`` parts of ``micro_batch`` images, the last perhaps of fewer."""
 
     base_precision: str  # the base's own ("bfloat16", "float32"), or "int8", or "nf4"
     checkpointed_blocks: int  # from the first; the others keep what backward needs
@@ -95,16 +95,17 @@ def _plans(sizes: Sizes, step: StepSize) -> Iterator[Plan]:
     """All ways to run the job."""
     lora = step.finetune_type == "lora"
     precisions = [native_precision(step.dtype), *(QUANTISED if lora else ())]
-    micro_batches = [n for n in range(step.batch_size, 0, -1) if step.batch_size % n == 0] if lora else [step.batch_size]
+    parts = range(1, step.batch_size + 1) if lora else (1,)
+    splits = {math.ceil(step.batch_size / count): count for count in reversed(parts)}  # the fewest parts of each size
     for precision in precisions:
-        for micro_batch in micro_batches:
+        for micro_batch, accumulation in sorted(splits.items(), reverse=True):
             part = replace(step, batch_size=micro_batch)
             for checkpointed in range(len(sizes.order)):  # never the last: it would be computed again at once
                 peak = peak_bytes(sizes, part, precision, checkpointed)
                 if not lora:
                     peak = max(peak, distillation_bytes(sizes, part, checkpointed))
                 flop = step_flop(sizes, step, checkpointed)
-                yield Plan(precision, checkpointed, micro_batch, step.batch_size // micro_batch, False, peak, flop)
+                yield Plan(precision, checkpointed, micro_batch, accumulation, False, peak, flop)
 
 
 def _least(sizes: Sizes, step: StepSize) -> int:

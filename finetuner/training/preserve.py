@@ -14,7 +14,7 @@ from torch import nn
 
 from finetuner.bases import Size
 from finetuner.training.dataset import Batch, Dataset
-from finetuner.training.flow import predict_velocity, resolution_shift, sample_sigmas
+from finetuner.training.flow import Samples, predict_velocity, resolution_shift, sample_sigmas
 from finetuner.training.recipe import Recipe
 from finetuner.training.strength import at_strength
 
@@ -50,11 +50,12 @@ def draw_preserved(
     return batch, noise, sigmas
 
 
-def preservation_loss(
-    transformer: nn.Module, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor, guidance: float
-) -> torch.Tensor:
-    """Mean squared error between the velocity with what is being trained and the base's own. A float32 scalar."""
+@torch.no_grad()
+def preserved_samples(
+    transformer: nn.Module, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor, recipe: Recipe
+) -> Samples:
+    """What `draw_preserved` drew, with the base's own velocity as what is wanted."""
     noisy = torch.lerp(batch.latents, noise, sigmas[:, None, None])
-    with torch.no_grad(), at_strength(transformer, 0.0):
-        target = predict_velocity(transformer, noisy, sigmas, batch, guidance)
-    return nn.functional.mse_loss(predict_velocity(transformer, noisy, sigmas, batch, guidance), target)
+    with at_strength(transformer, 0.0):
+        wanted = predict_velocity(transformer, noisy, sigmas, batch, recipe.guidance)
+    return Samples(batch, noisy, sigmas, wanted, torch.full_like(sigmas, recipe.preservation_weight / len(sigmas)))

@@ -75,8 +75,9 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
     resolutions = base.resolutions[request.priority]
     tokens = tuple(token_count(side, base.size_multiple, base.max_sequence_length) for side in resolutions)
     ranks = rank_count(Recipe.batch_size)
-    step = StepSize(request.finetune_type, request.lora_rank, max(tokens), Recipe.batch_size // ranks, weight_dtype())
-    preserves = base.hears_new_words and request.mode != "general"
+    preserved = 1 if base.hears_new_words and request.mode != "general" else 0
+    images = Recipe.batch_size // ranks + preserved
+    step = StepSize(request.finetune_type, request.lora_rank, max(tokens), images, weight_dtype())
 
     def worth(eager: float, compiled: float) -> bool:
         return worth_compiling(request.training_steps * eager, request.training_steps * compiled)
@@ -90,7 +91,7 @@ def recipe_for(request: FinetuneRequest, base: Base) -> Recipe:
         guidance=base.training_guidance,
         distillation_steps=math.ceil(DISTILLATION_SHARE * request.training_steps) if request.finetune_type == "full" else 0,
         distillation_rate=DISTILLATION_RATE * base.learning_rate_scale["lora"],
-        caption_dropout=0.0 if preserves else Recipe.caption_dropout,
-        preserved_images=1 if preserves else 0,
+        caption_dropout=0.0 if preserved else Recipe.caption_dropout,
+        preserved_images=preserved,
         plan=replace(choose_plan(base.meta_transformer(), step, device_memory_bytes(), tokens, worth), ranks=ranks),
     )

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from finetuner.bases import Size, device_name
 from finetuner.training.checkpoint import Checkpoint
 from finetuner.training.dataset import Batch, Bucket, Dataset, batch_schedule
-from finetuner.training.flow import flow_loss, resolution_shift, sample_sigmas
+from finetuner.training.flow import Samples, resolution_shift, sample_sigmas, velocity_errors
 from finetuner.training.optim import InBackwardOptimizer, LoraOptimizer, rate_factor
-from finetuner.training.preserve import draw_preserved, preservation_loss
+from finetuner.training.preserve import draw_preserved, preserved_samples
 from finetuner.training.ranks import ALONE, Ranks
 from finetuner.training.recipe import Recipe
 from finetuner.training.strength import at_strength, strength_of
@@ -83,17 +83,17 @@ def train(
         log.info("Going on from step %d of %d, where the checkpoint of an earlier run of this job stands", done, recipe.steps)
     with tqdm(total=recipe.steps, initial=done, desc="Training", unit="step", mininterval=1) as progress:
         for step, (size, rows) in enumerate(schedule[done:], start=done):
-            batch, noise, sigmas = draw_batch(dataset, size, rows, scheduler, recipe, recipe.seed + step, ranks)
+            samples = taught = Samples.of(*draw_batch(dataset, size, rows, scheduler, recipe, recipe.seed + step, ranks))
+            if recipe.preserved_images:
+                kept = draw_preserved(dataset, size, rows, scheduler, recipe, recipe.seed + recipe.steps + step)
+                samples = Samples.cat([taught, preserved_samples(transformer, *kept, recipe)])
 
             optimizer.set_rate(rate_factor(step, recipe))
             with at_strength(transformer, strength_of(step, recipe)):
-                loss = accumulate_gradients(transformer, batch, noise, sigmas, recipe)
-                if recipe.preserved_images:
-                    kept = draw_preserved(dataset, size, rows, scheduler, recipe, recipe.seed + recipe.steps + step)
-                    (recipe.preservation_weight * preservation_loss(transformer, *kept, recipe.guidance)).backward()
+                errors = accumulate_gradients(transformer, samples, recipe)
             norm = optimizer.step()
 
-            loss = ranks.average(loss).item()  # once: on a GPU each waits for the step to end
+            loss = ranks.average(errors[: len(taught)].mean()).item()  # once: on a GPU each waits for the step to end
             _require_finite(step, loss, norm, recipe)
             history.append(loss, norm)
             images = recipe.batch_size * (progress.format_dict["rate"] or 0)
@@ -134,18 +134,15 @@ def choose_texts(bucket: Bucket, rows: torch.Tensor, recipe: Recipe, generator: 
     return bucket.captions[rows].masked_fill(dropped, 0)
 
 
-def accumulate_gradients(
-    transformer: nn.Module, batch: Batch, noise: torch.Tensor, sigmas: torch.Tensor, recipe: Recipe
-) -> torch.Tensor:
-    """Add up the gradients of the batch, a micro-batch at a time; returns the mean loss."""
-    losses = []
-    for part in range(recipe.plan.accumulation):
-        start = part * recipe.plan.micro_batch
-        rows = slice(start, start + recipe.plan.micro_batch)
-        loss = flow_loss(transformer, batch[rows], noise[rows], sigmas[rows], recipe.guidance)
-        (loss / recipe.plan.accumulation).backward()
-        losses.append(loss.detach())
-    return torch.stack(losses).mean()
+def accumulate_gradients(transformer: nn.Module, samples: Samples, recipe: Recipe) -> torch.Tensor:
+    """Add up the gradients of the samples, a micro-batch at a time; returns each one's error, [B]."""
+    errors = []
+    for start in range(0, len(samples), recipe.plan.micro_batch):
+        part = samples[start : start + recipe.plan.micro_batch]
+        found = velocity_errors(transformer, part, recipe.guidance)
+        (found * part.weights).sum().backward()
+        errors.append(found.detach())
+    return torch.cat(errors)
 
 
 def _require_finite(step: int, loss: float, norm: float, recipe: Recipe) -> None:

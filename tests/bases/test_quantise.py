@@ -7,7 +7,7 @@ from torch import nn
 
 from finetuner.bases.quantise import PRECISIONS, quantise
 from finetuner.training import adapter
-from finetuner.training.flow import flow_loss, predict_velocity
+from finetuner.training.flow import Samples, predict_velocity, velocity_errors
 from finetuner.training.optim import LoraOptimizer
 
 BITS = {"int8": 8, "nf4": 4}
@@ -46,7 +46,7 @@ def test_a_lora_learns_on_a_quantised_base_and_the_base_stays(transformer, batch
     optimizer.set_rate(1.0)
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(1))
     for _ in range(40):
-        loss = flow_loss(quantised, batch, noise, SIGMAS, 1.0)
+        loss = velocity_errors(quantised, Samples.of(batch, noise, SIGMAS), 1.0).mean()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

@@ -9,7 +9,7 @@ from helpers import make_recipe
 from finetuner.bases.quantise import PRECISIONS, quantise
 from finetuner.training import adapter
 from finetuner.training.activations import checkpoint_blocks
-from finetuner.training.flow import flow_loss
+from finetuner.training.flow import Samples, velocity_errors
 
 
 def gradients(transformer, batch) -> tuple[dict[str, torch.Tensor], list[int]]:
@@ -26,7 +26,7 @@ def gradients(transformer, batch) -> tuple[dict[str, torch.Tensor], list[int]]:
     hooks = [block.register_forward_pre_hook(count(index)) for index, block in enumerate(blocks)]
     trained = adapter.trainable_weights(transformer)
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(3))
-    flow_loss(transformer, batch, noise, torch.tensor([0.3, 0.7]), 1.0).backward()
+    velocity_errors(transformer, Samples.of(batch, noise, torch.tensor([0.3, 0.7])), 1.0).mean().backward()
     found = {name: parameter.grad.clone() for name, parameter in trained.items()}
     for parameter in trained.values():
         parameter.grad = None
@@ -59,7 +59,9 @@ def test_a_checkpointed_block_lets_go_of_what_its_linears_read(transformer, batc
     read = []
     for layer in adapter.lora_layers(transformer).values():
         layer.register_forward_pre_hook(lambda _, inputs: read.append(weakref.ref(inputs[0])))
-    loss = flow_loss(transformer, batch, torch.zeros_like(batch.latents), torch.tensor([0.3, 0.7]), 1.0)
+    loss = velocity_errors(
+        transformer, Samples.of(batch, torch.zeros_like(batch.latents), torch.tensor([0.3, 0.7])), 1.0
+    ).mean()
     alive = [reference() for reference in read if reference() is not None]
     assert loss.requires_grad and read
     assert len({id(tensor) for tensor in alive}) <= 1  # in FLUX.2 the text, as it comes to the first block

@@ -13,7 +13,7 @@ from finetuner.training import adapter, compiling, delta
 from finetuner.training.activations import checkpoint_blocks
 from finetuner.training.checkpoint import Checkpoint
 from finetuner.training.compiling import Speed, compiled_blocks, speed_of, worth_compiling
-from finetuner.training.flow import flow_loss
+from finetuner.training.flow import Samples, velocity_errors
 from finetuner.training.learn import learn
 from finetuner.training.strength import at_strength, strength_of
 
@@ -78,7 +78,7 @@ def steps(transformer, trained, dataset, sizes) -> list[torch.Tensor]:
         batch = data.batch((width, height), torch.tensor([0, 1]), torch.tensor([1, 2]), generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
         with at_strength(transformer, strength_of(number, make_recipe())):
-            flow_loss(transformer, batch, noise, torch.tensor([0.3, 0.7]), 1.0).backward()
+            velocity_errors(transformer, Samples.of(batch, noise, torch.tensor([0.3, 0.7])), 1.0).mean().backward()
         found.append(torch.cat([parameter.grad.flatten() for parameter in trained.values()]))
         for parameter in trained.values():
             parameter.grad = None

@@ -2,7 +2,7 @@ import torch
 
 from finetuner.bases import target_names
 from finetuner.training import delta
-from finetuner.training.flow import flow_loss
+from finetuner.training.flow import Samples, velocity_errors
 
 
 def test_deltas_are_zero_cover_every_target_and_leave_the_rest_frozen(transformer):
@@ -20,9 +20,9 @@ def test_removing_deltas_gives_the_base_back_bit_for_bit(transformer, dataset):
     batch = dataset.batch((32, 32), torch.tensor([0]), torch.tensor([1]), torch.Generator())
     for d in delta.deltas(transformer).values():
         d.data.normal_(generator=torch.Generator().manual_seed(0))
-    changed = flow_loss(transformer, batch, torch.zeros_like(batch.latents), torch.tensor([0.5]), 1.0)
+    changed = velocity_errors(transformer, Samples.of(batch, torch.zeros_like(batch.latents), torch.tensor([0.5])), 1.0).mean()
     deltas = delta.remove_deltas(transformer)
-    restored = flow_loss(transformer, batch, torch.zeros_like(batch.latents), torch.tensor([0.5]), 1.0)
+    restored = velocity_errors(transformer, Samples.of(batch, torch.zeros_like(batch.latents), torch.tensor([0.5])), 1.0).mean()
     assert changed != restored
     assert all(d.any() for d in deltas.values())
     after = transformer.state_dict()

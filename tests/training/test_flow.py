@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from finetuner.training.flow import flow_loss, predict_velocity, resolution_shift, sample_sigmas
+from finetuner.training.flow import Samples, predict_velocity, resolution_shift, sample_sigmas, velocity_errors
 
 
 @pytest.mark.parametrize("tokens", [64, 256, 1024, 4096])
@@ -37,7 +37,7 @@ def test_the_loss_is_the_error_of_the_velocity(transformer, dataset):
     noise, sigmas = torch.randn_like(batch.latents), torch.tensor([0.1, 0.5, 0.9])
     noisy = (1 - sigmas)[:, None, None] * batch.latents + sigmas[:, None, None] * noise
     velocity = predict_velocity(transformer, noisy, sigmas, batch, guidance=1.0)
-    loss = flow_loss(transformer, batch, noise, sigmas, guidance=1.0)
+    loss = velocity_errors(transformer, Samples.of(batch, noise, sigmas), guidance=1.0).mean()
     assert loss.item() == pytest.approx((velocity - (noise - batch.latents)).pow(2).mean().item(), rel=1e-5)
     assert math.isfinite(loss.item())
 

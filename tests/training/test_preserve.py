@@ -6,8 +6,8 @@ from helpers import make_recipe
 from training_runs import KINDS, copy_of, make_trainable, run
 
 from finetuner.training import checkpoint, trainer
-from finetuner.training.flow import predict_velocity
-from finetuner.training.preserve import draw_preserved, preservation_loss
+from finetuner.training.flow import predict_velocity, velocity_errors
+from finetuner.training.preserve import draw_preserved, preserved_samples
 from finetuner.training.strength import at_strength
 
 RECIPE = make_recipe(steps=80, preserved_images=2)
@@ -44,7 +44,9 @@ def test_the_target_is_the_base_itself(transformer, dataset, scheduler, kind):
     before = velocities(transformer, dataset, [4, 5, 6, 4])
     trained, _ = make_trainable(transformer, kind)
     drawn = draw_preserved(dataset, SIZE, torch.arange(4), scheduler, RECIPE, seed=0)
-    assert preservation_loss(transformer, *drawn, 1.0) == 0  # nothing was learned yet
+    samples = preserved_samples(transformer, *drawn, RECIPE)
+    assert samples.weights.tolist() == [RECIPE.preservation_weight / 2] * 2
+    assert not velocity_errors(transformer, samples, 1.0).any()  # nothing was learned yet
     with torch.no_grad():
         for parameter in trained.values():
             parameter.add_(0.05)
@@ -53,8 +55,10 @@ def test_the_target_is_the_base_itself(transformer, dataset, scheduler, kind):
     with at_strength(transformer, 0.0):
         assert torch.equal(velocities(transformer, dataset, [4, 5, 6, 4]), before)
     assert torch.equal(velocities(transformer, dataset, [4, 5, 6, 4]), changed)
-    loss = preservation_loss(transformer, *drawn, 1.0)
-    assert loss > 0 and loss.requires_grad
+    again = preserved_samples(transformer, *drawn, RECIPE)
+    assert torch.equal(again.wanted, samples.wanted) and not again.wanted.requires_grad
+    errors = velocity_errors(transformer, again, 1.0)
+    assert errors.min() > 0 and errors.requires_grad
 
 
 def test_a_fifth_of_the_prompts_are_empty_and_of_the_rest_half_are_captions_without_the_trigger_word(dataset, scheduler):

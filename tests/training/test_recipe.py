@@ -56,10 +56,10 @@ def test_prompts_without_the_trigger_word_are_preserved_where_there_is_a_concept
 
     def decided(mode: str, hears: bool) -> tuple[int, float]:
         recipe = recipe_for(FinetuneRequest(ARCHIVE, mode=mode), dataclasses.replace(base, hears_new_words=hears))
-        return recipe.preserved_images, recipe.caption_dropout
+        return recipe.preserved_images, recipe.caption_dropout, recipe.plan.micro_batch  # preserved ones in one pass, too
 
-    assert [decided(mode, True) for mode in ("style", "character", "product")] == [(1, 0.0)] * 3
-    assert decided("general", True) == decided("style", False) == (0, 0.05)
+    assert [decided(mode, True) for mode in ("style", "character", "product")] == [(1, 0.0, 5)] * 3
+    assert decided("general", True) == decided("style", False) == (0, 0.05, 4)
 
 
 def test_a_learning_rate_that_is_set_is_used(base):

@@ -6,7 +6,7 @@ from helpers import make_recipe, velocity
 from training_runs import KINDS, copy_of, make_trainable, run
 
 from finetuner.bases import flux1
-from finetuner.training.flow import PROBE_IMAGES, flow_loss
+from finetuner.training.flow import PROBE_IMAGES, Samples, velocity_errors
 from finetuner.training.strength import at_strength, set_strength, strength_of
 
 RECIPE = make_recipe(steps=150)
@@ -54,5 +54,5 @@ def test_what_is_trained_at_several_strengths_holds_at_all_of_them(transformer, 
         recipe = dataclasses.replace(RECIPE, strengths=strengths, learning_rate=1e-2)
         run(other, kind, dataset, scheduler, tmp_path / str(strengths[1]), recipe)
         with at_strength(other, 2.0), torch.no_grad():
-            found[strengths] = flow_loss(other, images, noise, sigmas, 1.0).item()
+            found[strengths] = velocity_errors(other, Samples.of(images, noise, sigmas), 1.0).mean().item()
     assert found[0.5, 2.0] < found[1.0, 1.0] - 0.02, found

@@ -7,6 +7,7 @@ from training_runs import KINDS, RECIPE, copy_of, make_trainable, run
 
 from finetuner.training import checkpoint, trainer
 from finetuner.training.checkpoint import Checkpoint
+from finetuner.training.flow import Samples
 from finetuner.training.trainer import accumulate_gradients, choose_texts
 
 
@@ -96,23 +97,24 @@ def test_a_batch_larger_than_the_dataset_is_filled(transformer, dataset, schedul
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(transformer, dataset):
     gradients = []
-    for micro_batch in (4, 2, 1):
+    for micro_batch in (4, 3, 2, 1):
         trained, _ = make_trainable(other := copy_of(transformer), "lora")
         with torch.no_grad():
             for parameter in trained.values():
                 parameter.add_(0.05)
-        plan = dataclasses.replace(PLAN, micro_batch=micro_batch, accumulation=4 // micro_batch)
+        plan = dataclasses.replace(PLAN, micro_batch=micro_batch, accumulation=-(-4 // micro_batch))
         recipe = dataclasses.replace(RECIPE, plan=plan)
         generator = torch.Generator().manual_seed(0)
         rows = torch.arange(4)
         batch = dataset.batch((32, 32), rows, choose_texts(dataset.buckets[(32, 32)], rows, recipe, generator), generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
-        loss = accumulate_gradients(other, batch, noise, torch.tensor([0.1, 0.4, 0.6, 0.9]), recipe)
-        gradients.append((loss, [parameter.grad for parameter in trained.values()]))
-    (whole_loss, whole), *parts = gradients
+        samples = Samples.of(batch, noise, torch.tensor([0.1, 0.4, 0.6, 0.9]))
+        errors = accumulate_gradients(other, samples, recipe)
+        gradients.append((errors, [parameter.grad for parameter in trained.values()]))
+    (whole_errors, whole), *parts = gradients
     assert any(gradient.abs().max() > 0 for gradient in whole)
-    for loss, part in parts:
-        torch.testing.assert_close(loss, whole_loss)
+    for errors, part in parts:
+        torch.testing.assert_close(errors, whole_errors)
         torch.testing.assert_close(part, whole)
 
 
