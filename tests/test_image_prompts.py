@@ -80,6 +80,13 @@ def test_the_stronger_the_image_prompt_the_more_it_changes(generator, finetune_i
     assert changes[0] == 0 < changes[-1] and changes == sorted(changes), changes
 
 
+def test_what_is_shown_is_drawn_in_its_place_where_the_prompt_says_nothing_else(generator, finetune_id, file, fox):
+    shown = {"image_prompt": file, "image_prompt_strength": 1.0}
+    drawn = pixels(make(generator, finetune_id, prompt="this on a purple background", finetune_strength=0.0, steps=12, **shown))
+    wanted = np.asarray(fox.resize(drawn.shape[1::-1]), float)
+    assert np.corrcoef(drawn.ravel(), wanted.ravel())[0, 1] > 0.8
+
+
 def test_the_strengths_of_image_prompt_and_finetune_are_apart(generator, finetune_id, file):
     shown = {"image_prompt": file, "image_prompt_strength": 0.5}
     first = make(generator, finetune_id, **shown)

@@ -12,7 +12,7 @@ import torch
 from . import codec, evaluate, pictures, scenes, text, transformer
 from .card import model_card
 from .checkpoints import Checkpoints
-from .export import NAME, export, replace
+from .export import NAME, VERSION, export, replace
 
 BUILD = Path("build/embedded-base")
 WEIGHTS = Path("weights") / NAME
@@ -41,7 +41,7 @@ def main() -> None:
     pipeline = export(staged, vae, encoders, model)
     figures = evaluate.evaluate(drawings, pipeline, concepts, staged)
     logging.info("Measured: %s", json.dumps(figures))
-    (staged / "README.md").write_text(model_card(concepts, figures))
+    (staged / "README.md").write_text(model_card(concepts, figures, VERSION))
     replace(WEIGHTS, staged)
 
 

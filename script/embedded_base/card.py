@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from .captions import THING_WORDS
 from .evaluate import LOOK_CAPTIONS, SHEET_COLUMNS, SHEET_ROWS
-from .export import LICENCE, NAME, VERSION
+from .export import LICENCE, NAME
 from .looks import LOOKS
 from .pictures import BACKGROUNDS, Concept
 
-NAMED_BY_A_PERSON = f"41 of {SHEET_ROWS * SHEET_COLUMNS}"  # of version 1.2; look again when the base is built anew
+NAMED_BY_A_PERSON = f"41 of {SHEET_ROWS * SHEET_COLUMNS}, of version 1.2"  # look again when the base is built anew
 
 
-def model_card(concepts: list[Concept], figures: dict[str, float]) -> str:
+def model_card(concepts: list[Concept], figures: dict[str, float], version: str) -> str:
     return f"""---
 license: apache-2.0
 library_name: diffusers
 pipeline_tag: text-to-image
 ---
-# {NAME} {VERSION}
+# {NAME} {version}
 
 A very small FLUX, genuinely trained: {len(concepts)} things, drawn as emoji, on named backgrounds. It has the classes and the
 code path of FLUX.1-dev (`FluxPipeline`, guidance distilled), fits into git and makes an image in under a second on a laptop's

@@ -15,6 +15,7 @@ from .transformer import new_scheduler
 
 NAME = "flux-emoji"
 VERSION = "1.2"
+READING_VERSION = "1.3"  # as it is when it has been taught to read image prompts (`redux.reading`)
 LICENCE = "Apache-2.0"
 
 MANIFEST = {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .. import pictures
+from ..export import READING_VERSION
+from . import reading
 from .evaluate import COUNT, STEPS
 from .export import LICENCE, NAME, VERSION
-from .training import BATCH, SIGHT_BATCH, SIGHT_STEPS, WIDTH
-from .training import STEPS as REDUX_STEPS
+from .training import GRID, LAYERS, WIDTH
 from .views import SIDE
 
 
@@ -16,6 +17,7 @@ def model_card(figures: dict[str, float]) -> str:
         return f"| {what} | {shares} | {figures[f'{family}_colour']:.2f} |"
 
     twemoji, openmoji = pictures.UNSEEN_FAMILIES
+    views = sum(stage.steps * stage.shown for stage in (reading.READING, reading.SETTLING))
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -23,9 +25,9 @@ library_name: diffusers
 # {NAME} {VERSION}
 
 What makes image prompts readable to flux-emoji, as FLUX.1-Redux does for FLUX.1-dev: SigLIP sees {SIDE} x {SIDE} pixels, and a
-projection makes 36 tokens of T5's width of what it sees, which come behind the prompt's. It has the classes of FLUX.1-Redux
-(`FluxPriorReduxPipeline`, `SiglipVisionModel`, `ReduxImageEncoder`), genuinely trained. It brings a picture's colours and
-background along, and not the thing: see below.
+projection makes {GRID**2} tokens of T5's width of what it sees, which come behind the prompt's. It has the classes of
+FLUX.1-Redux (`FluxPriorReduxPipeline`, `SiglipVisionModel`, `ReduxImageEncoder`), genuinely trained. What it shows is drawn in
+its place, in its size and in its colours.
 
 ## Measured
 
@@ -40,15 +42,14 @@ training picture of flux-emoji; the colour is the correlation of the mean colour
 
 ## Limits
 
-flux-emoji reads from CLIP's vector what to draw: of 60 prompts whose tokens alone were T5's it drew none right. FLUX.1-Redux
-adds tokens to T5's and leaves that vector as the text has it, and so does this one: no training of it makes flux-emoji draw
-another thing. klein-emoji, which reads pictures by itself, does. No good for photographs.
+FLUX.1-dev stayed as it was while FLUX.1-Redux was trained. flux-emoji could not: it takes what it draws from CLIP's vector,
+which Redux leaves as the text has it, and with it frozen no training of Redux brought more along than the colours. So
+flux-emoji {READING_VERSION} learned to read it, held to what it drew before of prompts alone. No good for photographs.
 
 ## Made of
 
-SigLIP: 5 layers, {WIDTH} wide. First trained to name what it sees, on {SIGHT_STEPS * SIGHT_BATCH:,} views; then with the
-projection, through flux-emoji, which stays as it is, on {REDUX_STEPS * BATCH:,} more, to do what the picture's
-caption does, by `script/build-embedded-base {NAME}`. The drawings:
+SigLIP: {LAYERS} layers, {WIDTH} wide. Trained with the projection and flux-emoji's transformer on
+{views:,} views, by `script/build-embedded-base {NAME}`. The drawings:
 
 | pictures | licence |
 |---|---|

@@ -13,7 +13,7 @@ from ..export import save
 from .views import SIDE
 
 NAME = "emoji-redux"
-VERSION = "0.2"
+VERSION = "0.3"
 LICENCE = "Apache-2.0"
 
 

@@ -39,6 +39,13 @@ class Views:
     families: torch.Tensor
     backgrounds: torch.Tensor
 
+    def __getitem__(self, rows: slice) -> Views:
+        return Views(*(part[rows] for part in vars(self).values()))
+
+    @property
+    def labels(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.concepts, self.families, self.backgrounds
+
 
 class ViewMaker:
     def __init__(self, folder: Path, concepts: list[Concept]):
