@@ -21,7 +21,7 @@ REPORT_EVERY = 50
 
 def new_tower() -> SiglipVisionModel:
     """Without the head that pools: Redux reads every place. A token says its place from the start (`_places`), in channels of
-    its own: learned from nothing, places were not told after 1,200 steps, and the base drew the colours and no form."""
+    its own: learned from nothing, it told a third to half of it after 1,200 steps, and the base drew colours and no form."""
     torch.manual_seed(31)
     config = SiglipVisionConfig(
         hidden_size=WIDTH,
