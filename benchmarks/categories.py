@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.fidelity import cell, concepts
@@ -27,6 +27,7 @@ from benchmarks.fidelity.drawings import FOLDER, SIDE, codes, drawing
 from benchmarks.fidelity.pool import run_all
 from benchmarks.fidelity.probes import contents
 from benchmarks.fidelity.scores import background_of
+from benchmarks.fidelity.sheets import grouped_sheet
 from benchmarks.fidelity.variants import ALONE, FULL, OURS, PLAIN_LONG
 from script.embedded_base import pictures
 from script.embedded_base.captions import with_article
@@ -200,23 +201,8 @@ def sheet(drawn: dict[str, dict[str, np.ndarray]]) -> Image.Image:
         for category in LOOKS
         for n in np.sort(rng.choice([n for n, each in enumerate(asked()) if each.category == category], SHOWN, replace=False))
     ]
-    rows = [(name, recipe) for name in ON for recipe in drawn]
-    label, gap, head = 170, 4, 40
-    font, small = ImageFont.load_default(14), ImageFont.load_default(11)
-    page = Image.new("RGB", (label + len(lot) * (CELL + gap) + 3 * gap * len(LOOKS), head + len(rows) * (CELL + gap)), "white")
-    pen = ImageDraw.Draw(page)
-
-    def left(column: int) -> int:
-        return label + column * (CELL + gap) + column // SHOWN * 3 * gap
-
-    for column, n in enumerate(lot):
-        each = asked()[n]
-        words = f"{' '.join(each.look.words) or 'plain'}\non {each.background}"
-        pen.multiline_text((left(column), 8), words, "black", small)
-    for row, (name, recipe) in enumerate(rows):
-        top = head + row * (CELL + gap)
-        pen.multiline_text((4, top + CELL / 2), f"{name}\n{recipe}", "black", font, anchor="lm")
-        for column, n in enumerate(lot):
-            picture = Image.fromarray(drawn[recipe][name][n]).resize((CELL, CELL), Image.Resampling.LANCZOS)
-            page.paste(picture, (left(column), top))
-    return page
+    heads = {
+        column: f"{' '.join(asked()[n].look.words) or 'plain'}\non {asked()[n].background}" for column, n in enumerate(lot)
+    }
+    rows = {f"{name}\n{recipe}": drawn[recipe][name][lot] for name in ON for recipe in drawn}
+    return grouped_sheet(rows, heads, SHOWN, CELL)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from finetuner.bases import Base, ImagePrompt
 from finetuner.generate import Generator
 from finetuner.paths import WEIGHTS
+from finetuner.report import labelled_grid
 from finetuner.requests import ImageRequest
 from finetuner.store import FolderStore
 from script.embedded_base import pictures
@@ -113,23 +114,9 @@ def sheet(finetune: Path | None) -> None:
                     with Image.open(generator.generate(request, Path(folder)).path) as image:
                         images.append(image.convert("RGB"))
                 rows.append((f"finetune_strength {strength:g}: {SHEET_PROMPTS[1]}, TOK style", [shown, *images]))
-    paint(rows).save(SHEET, optimize=True)
-
-
-def paint(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
-    gap, line = 6, 18
-    columns = 1 + len(SHEET_STRENGTHS)
-    picture = Image.new("RGB", (columns * (CELL + gap) + gap, line + len(rows) * (CELL + line + gap)), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
-    for column, head in enumerate(("image prompt", *(f"strength {s:g}" for s in SHEET_STRENGTHS))):
-        pen.text((gap + column * (CELL + gap), 2), head, "black", font)
-    for row, (label, images) in enumerate(rows):
-        y = line + row * (CELL + line + gap)
-        pen.text((gap, y), label, "black", font)
-        for column, image in enumerate(images):
-            scaled_up = image.resize((CELL, CELL), Image.Resampling.LANCZOS)
-            picture.paste(scaled_up, (gap + column * (CELL + gap), y + line))
-    return picture
+    labels, images = zip(*rows, strict=True)
+    heads = ["image prompt", *(f"strength {s:g}" for s in SHEET_STRENGTHS)]
+    labelled_grid(list(images), list(labels), heads, CELL).save(SHEET, optimize=True)
 
 
 def main() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.fidelity import logged
@@ -18,6 +17,7 @@ from benchmarks.fidelity.drawings import FOLDER, SIDE
 from benchmarks.fidelity.pool import run_cells
 from benchmarks.fidelity.probes import load_probes
 from benchmarks.fidelity.scores import STRENGTHS, TOP
+from benchmarks.fidelity.sheets import grouped_sheet
 from benchmarks.fidelity.tables import MODES, by_concept, comparison
 from benchmarks.fidelity.variants import ALONE, FULL, OURS, PLAIN, PLAIN_LONG, Variant
 from script.embedded_base import pictures
@@ -153,37 +153,18 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def sheet(images: dict[str, np.ndarray]) -> Image.Image:
     """A row a concept: two prompts at four strengths. ``images``: by concept, uint8 [strengths, pictures, 64, 64, 3]."""
-    columns = (0.0, 0.8, 1.2, 2.0)
-    shown = 2
-    label, gap, head = 110, 4, 22
-    font = ImageFont.load_default(14)
-    width = label + len(columns) * (shown * (CELL + gap) + 2 * gap)
-    page = Image.new("RGB", (width, head + len(images) * (CELL + gap)), "white")
-    pen = ImageDraw.Draw(page)
-    for column, strength in enumerate(columns):
-        left = label + column * (shown * (CELL + gap) + 2 * gap)
-        pen.text((left, 4), f"strength {strength:g}", "black", font)
-        for (row, stack), n in itertools.product(enumerate(images.values()), range(shown)):
-            picture = Image.fromarray(stack[STRENGTHS.index(strength), n]).resize((CELL, CELL), Image.Resampling.LANCZOS)
-            page.paste(picture, (left + n * (CELL + gap), head + row * (CELL + gap)))
-    for row, name in enumerate(images):
-        pen.text((4, head + row * (CELL + gap) + CELL / 2), name, "black", font, anchor="lm")
-    return page
+    strengths, shown = (0.0, 0.8, 1.2, 2.0), 2
+    picked = [STRENGTHS.index(strength) for strength in strengths]
+    rows = {name: stack[picked, :shown].reshape(-1, *stack.shape[2:]) for name, stack in images.items()}
+    heads = {shown * column: f"strength {strength:g}" for column, strength in enumerate(strengths)}
+    return grouped_sheet(rows, heads, shown, CELL)
 
 
 def recipes_sheet(images: dict[tuple[str, str], np.ndarray]) -> Image.Image:
     """A row a concept and recipe at strength 1: with the trigger word, then without. ``images``: by both, as in `sheet`."""
-    label, gap, head = 150, 4, 22
-    font = ImageFont.load_default(14)
-    rows = [(variant.name, name) for name in DEAR_ON for variant in (OURS, PLAIN, PLAIN_LONG, FULL, ALONE)]
-    page = Image.new("RGB", (label + 2 * SHOWN * (CELL + gap) + 3 * gap, head + len(rows) * (CELL + gap)), "white")
-    pen = ImageDraw.Draw(page)
-    for n, text in enumerate(("with the trigger word", "without it")):
-        pen.text((label + n * (SHOWN * (CELL + gap) + 3 * gap), 4), text, "black", font)
-    for row, (variant, name) in enumerate(rows):
-        top = head + row * (CELL + gap)
-        pen.multiline_text((4, top + CELL / 2), f"{name}\n{variant}", "black", font, anchor="lm")
-        for n, pixels in enumerate(images[variant, name][STRENGTHS.index(1.0)]):
-            left = label + n * (CELL + gap) + (3 * gap if n >= SHOWN else 0)
-            page.paste(Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
-    return page
+    rows = {
+        f"{name}\n{variant.name}": images[variant.name, name][STRENGTHS.index(1.0)]
+        for name in DEAR_ON
+        for variant in (OURS, PLAIN, PLAIN_LONG, FULL, ALONE)
+    }
+    return grouped_sheet(rows, {0: "with the trigger word", SHOWN: "without it"}, SHOWN, CELL)

@@ -16,6 +16,7 @@ from benchmarks.fidelity import cell, pool, scores
 from benchmarks.fidelity.concepts import CONCEPTS, HELD_OUT_CONTENTS, TRAINING_CONTENTS, chosen, plain_prompts, prompts
 from benchmarks.fidelity.drawings import SIDE
 from benchmarks.fidelity.probes import load_probes
+from benchmarks.fidelity.sheets import GAP, grouped_sheet
 from benchmarks.fidelity.tables import comparison
 from benchmarks.fidelity.variants import Variant, target_names
 from finetuner.bases.base import Base
@@ -157,3 +158,17 @@ def test_the_results_are_here_and_whole() -> None:
         assert (RESULTS.parent / picture).is_file()
     measured = [section for section in sections.values() if "No card has run it" not in section]
     assert all("minutes on" in section and "fingerprint" in section for section in measured)
+
+
+def test_a_sheet_shows_every_picture_in_its_row_and_the_groups_apart():
+    levels = {"first\nrecipe": (10, 20, 30, 40), "second": (110, 120, 130, 140)}
+    rows = {name: np.stack([np.full((8, 8, 3), level, np.uint8) for level in row]) for name, row in levels.items()}
+    seen = np.asarray(grouped_sheet(rows, {0: "with", 2: "without"}, group=2, cell=64))[..., 0]
+    corners = []
+    for level in (level for row in levels.values() for level in row):
+        places = np.argwhere(seen == level)
+        whole = [list(place) for place in places if (seen[place[0] :, place[1] :][:64, :64] == level).all()]
+        corners.append(whole[0])
+    tops, lefts = np.array(corners).reshape(2, 4, 2).transpose(2, 0, 1)
+    assert (np.diff(tops, axis=0) == 64 + GAP).all() and (np.diff(tops) == 0).all()
+    assert (np.diff(lefts) == [64 + GAP, 64 + 4 * GAP, 64 + GAP]).all()
