@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -327,43 +325,39 @@ JOB = """
 import sys
 from pathlib import Path
 import torch
-from finetuner.training import checkpoint
 from finetuner import finetune
 from finetuner.requests import FinetuneRequest
-from finetuner.training.recipe import recipe_for
-torch.set_num_threads(1)
+from finetuner.training import checkpoint
+archive, jobs, finetune_type, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
 checkpoint.EVERY_SECONDS = 0.2
-archive, jobs, finetune_type = sys.argv[1:]
 finetune.JOBS = Path(jobs)
-request = FinetuneRequest(Path(archive), training_steps=25, priority="speed", finetune_type=finetune_type)
-print(finetune.finetune(request).id)
+finetune.finetune(FinetuneRequest(Path(archive), training_steps=25, priority="speed", finetune_type=finetune_type))
 """
 
 
 @pytest.mark.parametrize("finetune_type", ["lora", "full"])
-def test_a_killed_job_goes_on_to_the_same_bits(store, tmp_path, finetune_type):
-    def start(jobs: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", JOB, STYLE, tmp_path / jobs, finetune_type]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+def test_a_killed_job_goes_on_to_the_same_bits(store, tmp_path, monkeypatch, finetune_type):
+    request = FinetuneRequest(STYLE, training_steps=25, priority="speed", finetune_type=finetune_type)
 
-    def weights_of(job: subprocess.Popen) -> dict[str, torch.Tensor]:
-        output, _ = job.communicate(timeout=300)
-        return load_file(store.fetch(output.strip()).folder / "pytorch_lora_weights.safetensors")
+    def weights_of(jobs: str) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(finetune, "JOBS", tmp_path / jobs)
+        return load_file(finetune.finetune(request).folder / "pytorch_lora_weights.safetensors")
 
     def checkpoints() -> set[int]:
         return {path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/checkpoint.pt")}
 
-    through = weights_of(start("through"))
+    through = weights_of("through")
     moments = random.Random(finetune_type)
     for _ in range(2):
         earlier = checkpoints()
-        job = start("killed")
-        while checkpoints() <= earlier and job.poll() is None:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 1))  # it trains, saves a checkpoint, or on the last time perhaps publishes
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-    resumed = weights_of(start("killed"))
+        command = [sys.executable, "-c", JOB, STYLE, tmp_path / "killed", finetune_type, str(torch.get_num_threads())]
+        with subprocess.Popen(command) as job:
+            while checkpoints() <= earlier and job.poll() is None:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 1))  # it trains, saves a checkpoint, or on the last time perhaps publishes
+            job.kill()
+    resumed = weights_of("killed")
     assert through.keys() == resumed.keys()
     assert all(torch.equal(through[name], resumed[name]) for name in through)
     assert [path.name for job in (tmp_path / "killed").iterdir() for path in job.iterdir() if path.name != "lock"] == [
