@@ -26,16 +26,23 @@ def tables(measured: list[dict]) -> str:
     ablations = [row for row in usual if row["variant"] not in elsewhere and not STEPS.fullmatch(row["variant"])]
     of_steps = [row for row in usual if STEPS.fullmatch(row["variant"])]
     of_images = [row for row in rows if IMAGES.search(row["concept"])]
+    at_defaults = [row for row in of_images if row["variant"] == OURS.name]
+    of_few = [row for row in of_images if row["variant"] != OURS.name]
+    beside_few = [row for row in at_defaults if row["concept"] in {other["concept"] for other in of_few}]
     steps = images = ""
     if of_steps:
         steps = f"### Steps\n\n`training_steps` at the documented rate; ours has 300.\n\n{_beside(ours, of_steps)}\n\n"
-    if of_images:
+    if at_defaults:
         images = f"""### Numbers of images
 
 The same defaults, with archives of other sizes: the score, and in brackets concept x prompt at strength 1. A style has a thing
 an image, a character or product the same drawing at another place on another background.
 
-{images_table(of_images)}
+{images_table(at_defaults)}
+
+With other settings, on small archives:
+
+{_beside(beside_few, of_few)}
 
 """
     return f"""### Against other trainers
@@ -83,6 +90,7 @@ captioned without the trigger word and drawn to the base's own velocity.
 
 def images_table(rows: list[dict]) -> str:
     """A line a number of images, a column a mode; means over concepts and seeds."""
+    rows = list({(row["concept"], row["seed"]): row for row in rows}.values())
     modes = [mode for mode in MODES if any(row["mode"] == mode for row in rows)]
     lines = [f"| images | {' | '.join(modes)} | trainings |", "|---" * (len(modes) + 2) + "|"]
     for count in sorted({_images(row) for row in rows}):
