@@ -23,8 +23,9 @@ def target_names(transformer: nn.Module) -> list[str]:
     """Full names of the linears inside the double and single blocks, modulation left out (418 in FLUX.1,
     100 in FLUX.2 klein 4B, whose modulation lies outside them).
 
-    Modulation acts on every token alike: trained on a few images, it moves every picture's colours. With it, or with attention
-    alone, a finetune of flux-emoji comes out alike (benchmarks/RESULTS.md). Full names, since peft's suffix match on
-    ``proj_out`` would also catch the transformer's own output layer.
+    Modulation acts on every token alike: trained on a few images, it moves every picture's colours. With it a finetune of
+    flux-emoji comes out alike; of the image's attention alone, one of klein-emoji scores 0.232 ± 0.040 less of 0.604
+    (benchmarks/RESULTS.md). Full names, since peft's suffix match on ``proj_out`` would also catch the transformer's own output
+    layer.
     """
     return [name for name in block_linears(transformer) if not name.endswith(family_of(transformer).MODULATION)]

@@ -17,8 +17,9 @@ from finetuner.training.ranks import rank_count
 class Recipe:
     """Every number of one training. Decided before anything heavy is loaded, stored with the finetune.
 
-    Scores are the area under concept x prompt of benchmarks/RESULTS.md, here about 0.3, on flux-emoji; "alike" means that a
-    difference was within its spread. A 12 B base may differ most in its rates, and in what a number of steps is worth.
+    Scores are the area under concept x prompt of benchmarks/RESULTS.md, a style's and a character's on two seeds of klein-emoji,
+    0.604, unless flux-emoji is named; "alike" means that a difference was within its spread. A 12 B base may differ most in its
+    rates, and in what a number of steps is worth.
     """
 
     finetune_type: str
@@ -26,26 +27,27 @@ class Recipe:
     rank: int
     resolutions: tuple[int, ...]  # sides of the square areas, in pixels; images keep their aspect ratio
     learning_rate: float  # as asked for or documented, times the base's scale
-    guidance: float  # the guidance embedding in training; at 3.5 instead of 1 a LoRA scores 0.090 ± 0.059 less
+    guidance: float  # the guidance embedding in training; at 3.5 instead of 1 flux-emoji scores 0.090 ± 0.059 less
     distillation_steps: int  # of the extracted LoRA against the full fine-tune; none where there is nothing to extract
     distillation_rate: float  # its learning rate
     plan: Plan  # how a step runs on this device; the result is the same but for rounding
 
-    # At as many images seen, 1 scores 0.035 ± 0.019 less and 8 scores 0.046 ± 0.037 more; but the steps are the user's, and
-    # would take twice the time. fal trains at 4 and more.
+    # At as many images seen, 8 scores 0.090 ± 0.043 less, for half the steps, and 1 scores 0.035 ± 0.019 less on flux-emoji. fal
+    # trains at 4 and more.
     batch_size: int = 4
-    # LoRA B learns this much faster than A (LoRA+, Hayou et al. 2024; fal uses 3). Here 1 is alike, but trainers of FLUX.1-dev
-    # find 1e-4 too weak for 300 steps.
+    # LoRA B learns this much faster than A (LoRA+, Hayou et al. 2024; fal uses 3): 1 scores 0.086 ± 0.016 less.
     lora_b_rate: float = 4.0
     warmup_share: float = 0.05  # of the steps: Adam's first estimates are noise
-    final_rate: float = 0.1  # cosine decay to this share settles what was found; a constant rate is alike (-0.049 ± 0.067)
+    final_rate: float = 0.1  # of a cosine decay, which settles what was found; a constant rate is alike (-0.004 ± 0.048)
     betas: tuple[float, float] = (0.9, 0.99)  # a second moment over 100 steps fits into a 300-step job
-    weight_decay: float = 0.01  # on the LoRA: keeps unused directions small; none is alike
+    weight_decay: float = 0.01  # on the LoRA: keeps unused directions small; none is alike on flux-emoji
     clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
-    # Replicate's flux-fine-tuner; keeps the empty prompt's meaning; 0 and 0.2 are alike. Preservation keeps it, and has none.
+    # Replicate's flux-fine-tuner; keeps the empty prompt's meaning; on flux-emoji 0 and 0.2 are alike. Preservation keeps it, and
+    # has none.
     caption_dropout: float = 0.05
-    logit_mean: float = 0.0  # of the logit-normal timesteps (Esser et al. 2024); -0.5 and 0.5 are alike
-    logit_std: float = 1.0  # 1.7, which is all but uniform, is alike
+    # Of the logit-normal timesteps (Esser et al. 2024): -0.5 is alike (+0.013 ± 0.013), 0.5 scores 0.048 ± 0.023 less.
+    logit_mean: float = 0.0
+    logit_std: float = 1.0  # 1.7, which is all but uniform, is alike on flux-emoji
     # Each step is trained at a strength of its own between these (`strength`); ours. At 1 alone klein-emoji's styles broke
     # beyond 1.2: two styles and a character scored 0.343, with 1 to 2 0.527, with 0.7 to 2.5 0.547, and with this 0.564.
     strengths: tuple[float, float] = (0.5, 2.0)
