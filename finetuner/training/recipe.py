@@ -17,9 +17,9 @@ from finetuner.training.ranks import rank_count
 class Recipe:
     """Every number of one training. Decided before anything heavy is loaded, stored with the finetune.
 
-    Scores are the area under concept x prompt of benchmarks/RESULTS.md, a style's and a character's on two seeds of klein-emoji,
-    0.604, unless flux-emoji is named; "alike" means that a difference was within its spread. A 12 B base may differ most in its
-    rates, and in what a number of steps is worth.
+    Scores are the area under concept x prompt of benchmarks/RESULTS.md, on klein-emoji a style's and a character's, two seeds,
+    0.604, where flux-emoji is not named; "alike" means that a difference was within its spread. A 12 B base may differ most in
+    its rates, and in what a number of steps is worth.
     """
 
     finetune_type: str
@@ -32,8 +32,8 @@ class Recipe:
     distillation_rate: float  # its learning rate
     plan: Plan  # how a step runs on this device; the result is the same but for rounding
 
-    # At as many images seen, 8 scores 0.090 ± 0.043 less, for half the steps, and 1 scores 0.035 ± 0.019 less on flux-emoji. fal
-    # trains at 4 and more.
+    # At as many images seen, 8 scores 0.090 ± 0.043 less, for half the steps, and 1 scores 0.035 ± 0.019 less on flux-emoji.
+    # fal trains at 4 and more.
     batch_size: int = 4
     # LoRA B learns this much faster than A (LoRA+, Hayou et al. 2024; fal uses 3): 1 scores 0.086 ± 0.016 less.
     lora_b_rate: float = 4.0
@@ -42,8 +42,8 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)  # a second moment over 100 steps fits into a 300-step job
     weight_decay: float = 0.01  # on the LoRA: keeps unused directions small; none is alike on flux-emoji
     clip_norm: float = 1.0  # of the LoRA's gradient: one odd batch cannot throw the adapter off
-    # Replicate's flux-fine-tuner; keeps the empty prompt's meaning; on flux-emoji 0 and 0.2 are alike. Preservation keeps it, and
-    # has none.
+    # Replicate's flux-fine-tuner; keeps the empty prompt's meaning; on flux-emoji 0 and 0.2 are alike. Preservation keeps it,
+    # and has none.
     caption_dropout: float = 0.05
     # Of the logit-normal timesteps (Esser et al. 2024): -0.5 is alike (+0.013 ± 0.013), 0.5 scores 0.048 ± 0.023 less.
     logit_mean: float = 0.0
