@@ -10,9 +10,11 @@ from benchmarks.fidelity.cell import the_base
 from benchmarks.fidelity.pool import read_rows
 from benchmarks.fidelity.tables import MODES, comparison
 from benchmarks.fidelity.variants import ALONE, FULL, OTHER_TRAINERS, OURS, PLAIN, PLAIN_LONG
+from finetuner.training import Recipe
 
 LOG = Path("benchmarks/ablation.jsonl")
 STEPS = re.compile(r"training_steps=(\d+)")
+PRESERVING = re.compile(rf"{ALONE.name}$|preservation_weight=[\d.]+$")
 IMAGES = re.compile(r", (\d+) images?$")  # behind a concept's name
 
 
@@ -23,7 +25,12 @@ def tables(measured: list[dict]) -> str:
     trainers = {variant.name for variant in OTHER_TRAINERS}
     elsewhere = trainers | {variant.name for variant in (PLAIN, PLAIN_LONG, FULL, ALONE)}
     ours = [row for row in usual if row["variant"] == OURS.name]
-    ablations = [row for row in usual if row["variant"] not in elsewhere and not STEPS.fullmatch(row["variant"])]
+    preserving = [row for row in usual if PRESERVING.match(row["variant"])]
+    ablations = [
+        row
+        for row in usual
+        if row["variant"] not in elsewhere and not STEPS.fullmatch(row["variant"]) and not PRESERVING.match(row["variant"])
+    ]
     of_steps = [row for row in usual if STEPS.fullmatch(row["variant"])]
     of_images = [row for row in rows if IMAGES.search(row["concept"])]
     at_defaults = [row for row in of_images if row["variant"] == OURS.name]
@@ -52,6 +59,12 @@ time of 300 of our steps (`benchmarks/fidelity/variants.py` has the sources). *p
 and the tables below are of {len(rows)} trainings, of this run and of `benchmarks/ablation.jsonl`.
 
 {_beside(ours, [row for row in usual if row["variant"] in trainers | {PLAIN_LONG.name}])}
+
+### Preservation
+
+Nothing preserved, and at another weight than {Recipe.preservation_weight}.
+
+{_beside(ours, preserving)}
 
 {steps}{images}### Ablations
 

@@ -53,7 +53,7 @@ class Recipe:
     strengths: tuple[float, float] = (0.5, 2.0)
     preserved_images: int = 0  # of a step, beside its batch, under prompts without the trigger word (`preserve`)
     # Of their loss. Between 1 and 2: a style and a character leak 0.31 of the change and 0.23, and score 0.598 and 0.579 (0.543
-    # without preservation).
+    # without preservation, which over ten concepts scores 0.046 ± 0.068 more and leaks 0.82).
     preservation_weight: float = 1.5
     seed: int = 0  # from the job's fingerprint: the same job gives the same weights
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from finetuner.bases import device
-from finetuner.training import adapter, delta
+from finetuner.training.adapter import LoraLinear
+from finetuner.training.delta import Delta
 from finetuner.training.recipe import Recipe
 
 GOLDEN_RATIO = 0.6180339887498949  # its multiples' fractions lie evenly in 0..1, wherever they begin and end
@@ -27,17 +28,23 @@ def strength_of(step: int, recipe: Recipe) -> torch.Tensor:
 
 def set_strength(transformer: nn.Module, strength: float | torch.Tensor) -> None:
     """Scale the change that the LoRA, or the deltas, make; 0 is the base alone."""
-    adapter.set_strength(transformer, strength)
-    delta.set_strength(transformer, strength)
+    for layer in trained_layers(transformer):
+        layer.strength = strength
 
 
 @contextmanager
 def at_strength(transformer: nn.Module, strength: float | torch.Tensor) -> Iterator[None]:
     """With that strength inside, and the one from before behind it."""
-    trained = (module for module in transformer.modules() if isinstance(module, adapter.LoraLinear | delta.Delta))
-    before = next(trained).strength
-    set_strength(transformer, strength)
+    layers = trained_layers(transformer)
+    before = layers[0].strength
+    for layer in layers:
+        layer.strength = strength
     try:
         yield
     finally:
-        set_strength(transformer, before)
+        for layer in layers:
+            layer.strength = before
+
+
+def trained_layers(transformer: nn.Module) -> list[LoraLinear | Delta]:
+    return [module for module in transformer.modules() if isinstance(module, LoraLinear | Delta)]
