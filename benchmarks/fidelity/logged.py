@@ -14,7 +14,7 @@ from finetuner.training import Recipe
 
 LOG = Path("benchmarks/ablation.jsonl")
 STEPS = re.compile(r"training_steps=(\d+)")
-PRESERVING = re.compile(rf"{ALONE.name}$|preservation_weight=[\d.]+$")
+PRESERVING = re.compile(rf"{ALONE.name}|preservation_weight=[\d.]+")
 IMAGES = re.compile(r", (\d+) images?$")  # behind a concept's name
 
 
@@ -23,15 +23,12 @@ def tables(measured: list[dict]) -> str:
     rows = list({row["key"]: row for row in (*rows_here(), *measured)}.values())
     usual = [row for row in rows if not IMAGES.search(row["concept"])]
     trainers = {variant.name for variant in OTHER_TRAINERS}
-    elsewhere = trainers | {variant.name for variant in (PLAIN, PLAIN_LONG, FULL, ALONE)}
     ours = [row for row in usual if row["variant"] == OURS.name]
-    preserving = [row for row in usual if PRESERVING.match(row["variant"])]
-    ablations = [
-        row
-        for row in usual
-        if row["variant"] not in elsewhere and not STEPS.fullmatch(row["variant"]) and not PRESERVING.match(row["variant"])
-    ]
+    preserving = [row for row in usual if PRESERVING.fullmatch(row["variant"])]
     of_steps = [row for row in usual if STEPS.fullmatch(row["variant"])]
+    elsewhere = trainers | {variant.name for variant in (PLAIN, PLAIN_LONG, FULL)}
+    elsewhere |= {row["variant"] for row in (*preserving, *of_steps)}
+    ablations = [row for row in usual if row["variant"] not in elsewhere]
     of_images = [row for row in rows if IMAGES.search(row["concept"])]
     at_defaults = [row for row in of_images if row["variant"] == OURS.name]
     of_few = [row for row in of_images if row["variant"] != OURS.name]

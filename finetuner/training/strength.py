@@ -26,25 +26,18 @@ def strength_of(step: int, recipe: Recipe) -> torch.Tensor:
     return torch.tensor(lowest + (highest - lowest) * ((step + 1) * GOLDEN_RATIO % 1), device=device())
 
 
-def set_strength(transformer: nn.Module, strength: float | torch.Tensor) -> None:
-    """Scale the change that the LoRA, or the deltas, make; 0 is the base alone."""
-    for layer in trained_layers(transformer):
-        layer.strength = strength
-
-
 @contextmanager
 def at_strength(transformer: nn.Module, strength: float | torch.Tensor) -> Iterator[None]:
-    """With that strength inside, and the one from before behind it."""
-    layers = trained_layers(transformer)
-    before = layers[0].strength
-    for layer in layers:
-        layer.strength = strength
+    """Scale the change that the LoRA, or the deltas, make: by ``strength`` inside, by what it was behind it; 0 is the base."""
+    trained = [module for module in transformer.modules() if isinstance(module, LoraLinear | Delta)]
+    before = trained[0].strength
+    _scale(trained, strength)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.strength = before
+        _scale(trained, before)
 
 
-def trained_layers(transformer: nn.Module) -> list[LoraLinear | Delta]:
-    return [module for module in transformer.modules() if isinstance(module, LoraLinear | Delta)]
+def _scale(trained: list[LoraLinear | Delta], strength: float | torch.Tensor) -> None:
+    for layer in trained:
+        layer.strength = strength

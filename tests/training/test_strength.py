@@ -7,7 +7,7 @@ from training_runs import KINDS, copy_of, make_trainable, run
 
 from finetuner.bases import flux1
 from finetuner.training.flow import PROBE_IMAGES, Samples, velocity_errors
-from finetuner.training.strength import at_strength, set_strength, strength_of
+from finetuner.training.strength import at_strength, strength_of
 
 RECIPE = make_recipe(steps=150)
 
@@ -36,8 +36,8 @@ def test_a_strength_holds_inside_alone_and_zero_is_the_base(transformer, batch, 
         assert torch.equal(velocity(transformer, batch), stronger)
     assert torch.equal(velocity(transformer, batch), once)
     assert (stronger - base).norm() > (once - base).norm() > 0
-    set_strength(transformer, torch.tensor(1.0))
-    torch.testing.assert_close(velocity(transformer, batch), once)
+    with at_strength(transformer, torch.tensor(1.0)):
+        torch.testing.assert_close(velocity(transformer, batch), once)
 
 
 @pytest.mark.parametrize("family", [flux1], ids=["flux1"], indirect=True)  # one suffices: what differs is not theirs
